@@ -1,0 +1,133 @@
+"""A serving engine: what its host does per step, what it hides, and its defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from tpplanner.domain.checks import check_count, check_real
+from tpplanner.domain.quantity import Quantity
+from tpplanner.errors import ProfileError, nearest, reject
+
+
+class Preemption(StrEnum):
+    """What happens to a sequence that loses its KV blocks."""
+
+    RECOMPUTE = "recompute"
+    SWAP = "swap"
+
+
+class SamplingPolicy(StrEnum):
+    """How much work sampling is: argmax, temperature with top-k/top-p, or all penalties too."""
+
+    GREEDY = "greedy"
+    TOP_P = "top-p"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCost:
+    """Time of one task per step: fixed_s + per_seq_s * sequences, and the same per log2(t).
+
+    ``per_log2_tp_s`` is the fixed and ``per_seq_per_log2_tp_s`` the per-sequence growth with
+    the number of ranks (the broadcast of input metadata).
+    """
+
+    fixed_s: Quantity
+    per_seq_s: Quantity
+    per_log2_tp_s: Quantity | None = None
+    per_seq_per_log2_tp_s: Quantity | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            quantity: Quantity | None = getattr(self, name)
+            if quantity is not None and quantity.value < 0:
+                reject(ProfileError, name, "be >= 0 s", quantity.value, quantity.source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switches:
+    """The three mechanisms of overlap, each settable on its own.
+
+    async_sched
+        T1 of the next step and T5 of the last one run while the device works.
+    early_feedback
+        T2 of the next step too: its inputs are built with placeholders and the sampled ids are
+        patched in on the device. Needs ``async_sched``; without effect at t = 1, where nothing is broadcast.
+    seq_parallel_sampling
+        T4 is divided over the ranks by an all-to-all over the batch. Without effect at t = 1.
+    """
+
+    async_sched: bool = False
+    early_feedback: bool = False
+    seq_parallel_sampling: bool = False
+
+    def __post_init__(self) -> None:
+        if self.early_feedback and not self.async_sched:
+            reject(ProfileError, "early_feedback", "be off where async_sched is off", "on")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EngineProfile:
+    """Host work, overlap, memory and defaults of a serving engine.
+
+    Attributes
+    ----------
+    schedule, prepare_input, process_output
+        T1, T2 and T5.
+    sampling
+        T4 per policy, on one rank.
+    layer_overhead_s
+        Launch gaps and small kernels of one layer, that no roofline term carries.
+    overlap_overhead_s
+        What asynchronous execution itself costs per step (queues between threads).
+    kv_block_size_tok, max_num_seqs, max_num_batched_tokens, gpu_memory_utilization
+        Defaults, as vLLM names them.
+    graph_bytes
+        Memory of captured CUDA graphs.
+    request_overhead_s
+        What a request waits outside the engine's steps before its first token (tokenisation, transport).
+    ratio_error_frac
+        Stated error of a predicted ratio of throughputs between two degrees: plans nearer than that tie.
+    """
+
+    name: str
+    title: str
+    schedule: TaskCost
+    prepare_input: TaskCost
+    process_output: TaskCost
+    sampling: Mapping[SamplingPolicy, TaskCost]
+    layer_overhead_s: Quantity
+    overlap_overhead_s: Quantity
+    graph_bytes: Quantity
+    ratio_error_frac: Quantity
+    request_overhead_s: Quantity | None = None
+    switches: Switches = field(default_factory=Switches)
+    default_sampling: SamplingPolicy = SamplingPolicy.GREEDY
+    kv_block_size_tok: int = 16
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    gpu_memory_utilization: float = 0.9
+    preemption: Preemption = Preemption.RECOMPUTE
+    launcher: str = "vllm"
+    aliases: tuple[str, ...] = ()
+    place: str = "<memory>"
+
+    def __post_init__(self) -> None:
+        check_count(ProfileError, self.place, kv_block_size_tok=self.kv_block_size_tok,
+                    max_num_seqs=self.max_num_seqs, max_num_batched_tokens=self.max_num_batched_tokens)
+        check_real(ProfileError, self.place, minimum=0.01, maximum=1.0,
+                   gpu_memory_utilization=self.gpu_memory_utilization)
+        missing = [policy.value for policy in SamplingPolicy if policy not in self.sampling]
+        if missing:
+            reject(ProfileError, "sampling", "give every policy", f"none for {', '.join(missing)}", self.place)
+
+    def with_switch(self, name: str, on: bool) -> "EngineProfile":
+        """Return the profile with one switch set; ``async_sched=off`` takes ``early_feedback`` with it."""
+        known = tuple(Switches.__slots__)
+        if name not in known:
+            raise ProfileError(f"--set: unknown switch {name!r}; known: {', '.join(known)}. "
+                               f"{nearest(name, known)}".rstrip())
+        changes = {name: on}
+        if name == "async_sched" and not on:
+            changes["early_feedback"] = False
+        return replace(self, switches=replace(self.switches, **changes))

@@ -1,0 +1,197 @@
+"""What the planner answers: one plan per degree, and the recommendation over them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tpplanner.domain.engine import EngineProfile, SamplingPolicy
+from tpplanner.domain.hardware import HardwareProfile
+from tpplanner.domain.model import ModelSpec
+from tpplanner.domain.workload import Load, Targets, Workload
+
+
+class Reason(StrEnum):
+    """Why a degree is out."""
+
+    WEIGHTS = "weights"
+    KV_CACHE = "kv_cache"
+    HEADS = "heads"
+    GPUS = "gpus"
+    TTFT = "ttft"
+    TPOT = "tpot"
+    LOAD = "load"
+
+
+class Binding(StrEnum):
+    """What keeps a replica's batch, and with it throughput, from growing."""
+
+    OFFERED_LOAD = "offered load"
+    KV_CACHE = "KV cache"
+    MAX_NUM_SEQS = "max_num_seqs"
+    PREFILL = "prefill budget"
+    TTFT = "TTFT target"
+    TPOT = "TPOT target"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBudget:
+    """Memory of one GPU of a replica [bytes], and the KV cache that is left."""
+
+    hbm_bytes: float
+    usable_bytes: float
+    weight_bytes: float
+    activation_bytes: float
+    runtime_bytes: float
+    kv_bytes: float
+    kv_bytes_per_tok: float
+    kv_capacity_tok: int
+    num_kv_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSplit:
+    """Mean step of one plan in scalars [s]; the fields are those of ``StepTime``, with its sums."""
+
+    scalable_s: float
+    comm_s: float
+    sampling_s: float
+    host_s: float
+    hidden_s: float
+    total_s: float
+    linear_s: float
+    attention_s: float
+    elementwise_s: float
+    launch_s: float
+    schedule_s: float
+    prepare_input_s: float
+    process_output_s: float
+    overlap_overhead_s: float
+
+    @property
+    def non_scalable_frac(self) -> float:
+        """Share of the step that t does not divide: communication, sampling and exposed host time."""
+        return (self.comm_s + self.sampling_s + self.host_s - self.hidden_s) / self.total_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Steady state of a plan. Rates are of the cluster, counts of sequences of one replica.
+
+    ``ttft_s`` is ``None`` where everything is queued at once, ``tpot_s`` where one token is asked for.
+    ``binding`` is what limits the batch; ``num_queued_seqs`` wait outside the running batch.
+    ``capacity_req_s`` is the rate at which the replicas saturate.
+    """
+
+    throughput_tok_s: float
+    throughput_per_gpu_tok_s: float
+    request_rate_req_s: float
+    capacity_req_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    e2e_s: float | None
+    concurrency_total: float
+    concurrency_per_replica: float
+    num_running_seqs: float
+    num_decode_seqs: float
+    num_queued_seqs: float | None
+    preemptions_per_req: float
+    recompute_tok_per_req: float
+    swap_bytes_per_req: float
+    kv_used_frac: float
+    busy_frac: float
+    step: StepSplit
+    power_w: float
+    energy_j_per_tok: float
+    cost_usd_per_mtok: float | None
+    binding: Binding
+    saturated: bool
+    extrapolated: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DegreePlan:
+    """One degree: N/t replicas, its memory, and its outcome or the reason why there is none.
+
+    A degree that runs but misses a target keeps its outcome, with ``feasible`` false.
+    """
+
+    tp: int
+    num_replicas: int
+    num_gpus_idle: int
+    feasible: bool
+    reason: Reason | None
+    reason_detail: str
+    memory: MemoryBudget | None
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlipPoint:
+    """The best degree changes from ``tp_before`` to ``tp_after`` where ``variable`` passes ``value``.
+
+    ``value`` is the first grid point with the new best; ``previous`` the last with the old one.
+    Both are strings for a variable that is not a number (the KV dtype).
+    """
+
+    variable: str
+    unit: str
+    tp_before: int
+    tp_after: int
+    previous: float | str
+    value: float | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """Everything that a recommendation was computed from."""
+
+    model: ModelSpec
+    hardware: HardwareProfile
+    engine: EngineProfile
+    num_gpus: int
+    workload: Workload
+    load: Load
+    targets: Targets
+    sampling: SamplingPolicy
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    gpu_memory_utilization: float
+    non_kv_overhead_bytes: float | None = None
+    max_tp: int | None = None
+    price_usd_h: float | None = None
+    num_gpus_given: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recommendation:
+    """The answer: a plan per degree, the best one, and what would change it.
+
+    ``best_tp`` is ``None`` where no degree is feasible. ``tied_tps`` are the degrees whose throughput
+    lies within the stated error of the best, ``margin_frac`` the lead over the runner-up.
+    """
+
+    question: Question
+    plans: tuple[DegreePlan, ...]
+    best_tp: int | None
+    runner_up_tp: int | None
+    margin_frac: float | None
+    tied_tps: tuple[int, ...]
+    stated_error_frac: float
+    best_energy_tp: int | None
+    best_cost_tp: int | None
+    rule_of_thumb_tp: int
+    flip_points: tuple[FlipPoint, ...]
+    ranked_by: str
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def plan(self, tp: int) -> DegreePlan:
+        """Return the plan of degree ``tp``."""
+        for plan in self.plans:
+            if plan.tp == tp:
+                return plan
+        raise KeyError(tp)
+
+    @property
+    def best(self) -> DegreePlan | None:
+        """The recommended plan, or ``None`` where none is feasible."""
+        return None if self.best_tp is None else self.plan(self.best_tp)
