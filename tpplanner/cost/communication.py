@@ -1,0 +1,104 @@
+"""Collectives of tensor parallelism: two all-reduces per layer and one exchange of the logits.
+
+A measured curve of (operation, degree, size) wins; where there is none, alpha-beta:
+latency + bytes on the wire / (bus-bandwidth share * link), as nccl-tests defines bus bandwidth.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpplanner.cost.work import ModelWork
+from tpplanner.domain.hardware import CollectiveCurve, CollectiveOp, HardwareProfile, Link
+from tpplanner.domain.matrix import FloatOrArray
+
+EQUATION = "2 L allreduce(n H bytes, t) + exchange of (rows x vocabulary) logits"
+
+
+def wire_frac(op: CollectiveOp, tp: FloatOrArray) -> FloatOrArray:
+    """Bytes that one rank sends over the size of the collective (nccl-tests: busbw = algbw * this).
+
+    All-reduce: 2 (t-1)/t of the buffer. All-gather: (t-1)/t of the whole result. All-to-all, with the
+    whole (rows x vocabulary) counted over all ranks: (t-1)/t of the rank's 1/t share.
+
+    Examples
+    --------
+    >>> wire_frac(CollectiveOp.ALL_REDUCE, 4), wire_frac(CollectiveOp.ALL_TO_ALL, 4)
+    (1.5, 0.1875)
+    """
+    match op:
+        case CollectiveOp.ALL_REDUCE:
+            return 2.0 * (tp - 1.0) / tp
+        case CollectiveOp.ALL_GATHER:
+            return (tp - 1.0) / tp
+        case CollectiveOp.ALL_TO_ALL:
+            return (tp - 1.0) / tp / tp
+
+
+def alpha_beta_s(link: Link, op: CollectiveOp, *, tp: FloatOrArray, size_bytes: FloatOrArray) -> FloatOrArray:
+    """Latency plus transfer of one collective over ``link`` [s].
+
+    Examples
+    --------
+    An all-reduce of 100 MB over 4 ranks at 300 GB/s achieved and 5 us latency: 5 us + 150 MB / 300 GB/s
+    = 505 us (see the tests for the call).
+    """
+    rate = link.bandwidth_bytes_s.value * link.busbw_frac.value
+    return link.alpha_s.value + wire_frac(op, tp) * size_bytes / rate
+
+
+def curve_s(curve: CollectiveCurve, size_bytes: FloatOrArray) -> NDArray[np.float64]:
+    """Interpolate a measured curve, linear in both logarithms [s].
+
+    Below the smallest sample the latency stays; above the largest it grows with the size.
+    """
+    sizes = np.log(np.asarray(curve.size_bytes))
+    asked = np.log(np.maximum(np.asarray(size_bytes, dtype=float), curve.size_bytes[0]))
+    inside = np.interp(asked, sizes, np.log(np.asarray(curve.latency_s)))
+    beyond: NDArray[np.float64] = np.exp(inside + np.maximum(asked - sizes[-1], 0.0))
+    return beyond
+
+
+def _one_node_s(
+    hardware: HardwareProfile, op: CollectiveOp, *, tp: FloatOrArray, size_bytes: FloatOrArray
+) -> FloatOrArray:
+    modelled = alpha_beta_s(hardware.intra_link, op, tp=tp, size_bytes=size_bytes)
+    for curve in hardware.collectives:
+        if curve.op is op and np.any(np.equal(tp, curve.tp)):
+            modelled = np.where(np.equal(tp, curve.tp), curve_s(curve, size_bytes), modelled)
+    return modelled
+
+
+def collective_s(
+    hardware: HardwareProfile, op: CollectiveOp, *, tp: FloatOrArray, size_bytes: FloatOrArray
+) -> FloatOrArray:
+    """Time of one collective over ``tp`` ranks [s]; 0 at t = 1.
+
+    A replica larger than a node works in two levels: within each node, then between the nodes
+    with 1/g of the buffer per GPU over the inter-node link (g GPUs per node).
+    """
+    g = hardware.gpus_per_node
+    inside = _one_node_s(hardware, op, tp=np.minimum(tp, g), size_bytes=size_bytes)
+    if np.any(np.greater(tp, g)):
+        nodes = np.maximum(np.asarray(tp, dtype=float) / g, 1.0)
+        between = alpha_beta_s(hardware.inter_link, op, tp=nodes, size_bytes=np.asarray(size_bytes) / g)
+        inside = inside + np.where(nodes > 1.0, between, 0.0)
+    return np.where(np.greater(tp, 1), inside, 0.0)
+
+
+def communication_s(
+    work: ModelWork, hardware: HardwareProfile, *, tp: FloatOrArray, num_tok: FloatOrArray,
+    num_sampled: FloatOrArray, seq_parallel_sampling: bool,
+) -> FloatOrArray:
+    """Time of the collectives of one step [s].
+
+    Parameters
+    ----------
+    num_tok, num_sampled
+        Rows that pass through the layers, and rows whose logits are exchanged.
+    seq_parallel_sampling
+        The logits go by one all-to-all over the rows instead of one gather to the sampling rank.
+    """
+    per_layer = collective_s(hardware, CollectiveOp.ALL_REDUCE, tp=tp, size_bytes=num_tok * work.hidden_bytes)
+    op = CollectiveOp.ALL_TO_ALL if seq_parallel_sampling else CollectiveOp.ALL_GATHER
+    logits_bytes = num_sampled * work.vocab_size * work.lm_head.bytes_per_param
+    return 2.0 * work.num_layers * per_layer + collective_s(hardware, op, tp=tp, size_bytes=logits_bytes)

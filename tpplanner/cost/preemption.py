@@ -1,0 +1,35 @@
+"""What a full KV cache costs: evictions, and the tokens they recompute or the bytes they swap."""
+
+import numpy as np
+
+from tpplanner.domain.matrix import FloatOrArray
+
+EQUATION = "min(floor(O / I), waiting) evictions per request, each costs I tokens of prefill or 2 I kv_bytes over the host link"
+
+
+def evictions_per_request(
+    *, isl_tok: FloatOrArray, osl_tok: FloatOrArray, num_waiting: FloatOrArray
+) -> FloatOrArray:
+    """Preemptions per finished request when the KV cache is full and requests wait.
+
+    A fluid argument for vLLM's scheduler, which admits first come first served whenever the *prompt*
+    fits. A finished request frees I + O tokens; until the next one finishes the running sequences
+    grow by O tokens in all. The scheduler fills the I + O at once with floor((I + O) / I) newcomers;
+    the growth then evicts all but one of them, newest first: floor(O / I) evictions, each of about
+    I tokens. No more can be evicted than wait. Prompts longer than outputs are never evicted.
+
+    Not modelled: unequal lengths (they raise it), prefix caching (it makes recomputation cheap).
+
+    Examples
+    --------
+    >>> float(evictions_per_request(isl_tok=100, osl_tok=250, num_waiting=50))
+    2.0
+    >>> float(evictions_per_request(isl_tok=100, osl_tok=250, num_waiting=0))
+    0.0
+    """
+    return np.minimum(np.floor(osl_tok / isl_tok), np.maximum(num_waiting, 0.0))
+
+
+def swap_s(*, swap_bytes: FloatOrArray, host_link_bytes_s: float) -> FloatOrArray:
+    """Time to move ``swap_bytes`` of one rank over its host link [s]; nothing hides it."""
+    return swap_bytes / host_link_bytes_s

@@ -1,0 +1,87 @@
+"""The page on which the terms are added.
+
+    step(t) = scalable(t) + communication(t) + sampling(t) + host(t) - hidden(t)
+
+T3 is scalable + communication, T4 sampling, T1 + T2 + T5 host (Albireo, arXiv 2606.01927,
+sections 1 to 4). Each term is one module beside this one.
+"""
+
+import numpy as np
+
+from tpplanner.cost.attention import attention_s
+from tpplanner.cost.communication import communication_s
+from tpplanner.cost.elementwise import elementwise_s, launch_s
+from tpplanner.cost.host import task_s
+from tpplanner.cost.linear import linears_s
+from tpplanner.cost.overlap import hidden_s
+from tpplanner.cost.sampling import sampling_s
+from tpplanner.cost.work import work_of
+from tpplanner.domain.engine import EngineProfile, SamplingPolicy
+from tpplanner.domain.hardware import HardwareProfile
+from tpplanner.domain.matrix import FloatOrArray
+from tpplanner.domain.model import ModelSpec
+from tpplanner.domain.step import Batch, StepTime
+
+
+def step_time(
+    model: ModelSpec,
+    hardware: HardwareProfile,
+    engine: EngineProfile,
+    *,
+    tp: FloatOrArray,
+    batch: Batch,
+    sampling: SamplingPolicy | None = None,
+) -> StepTime:
+    """Terms of one engine step of a replica of degree ``tp`` [s].
+
+    Parameters
+    ----------
+    model, hardware, engine
+        What runs, on what, in what.
+    tp
+        Tensor-parallel degree; a scalar or an array that broadcasts with the batch.
+    batch
+        What the step processes; scalars or arrays.
+    sampling
+        Policy; the engine's default where ``None``.
+
+    Returns
+    -------
+    StepTime
+        Each term with the broadcast shape of ``tp`` and the batch, in seconds.
+
+    Notes
+    -----
+    Not modelled: GEMM tiles, expert imbalance, communication that overlaps with compute, CUDA-graph
+    padding. An empty batch still costs its launches.
+    """
+    work = work_of(model)
+    switches = engine.switches
+    num_tok, num_sampled, num_seqs = batch.num_tok, batch.num_sampled, batch.num_seqs
+    kv_element_bytes = model.precision.kv.num_bytes
+
+    # scalable(t): T3 on the device
+    linear = linears_s(work, hardware, tp=tp, num_tok=num_tok, num_sampled=num_sampled)
+    attention = attention_s(work, hardware, tp=tp, batch=batch, kv_element_bytes=kv_element_bytes)
+    elementwise = elementwise_s(work, hardware, tp=tp, num_tok=num_tok)
+    launch = launch_s(work, engine)
+    # communication(t)
+    comm = communication_s(work, hardware, tp=tp, num_tok=num_tok, num_sampled=num_sampled,
+                           seq_parallel_sampling=switches.seq_parallel_sampling)
+    # sampling(t): T4
+    t4 = sampling_s(engine.sampling[sampling or engine.default_sampling], tp=tp, num_sampled=num_sampled,
+                    seq_parallel=switches.seq_parallel_sampling)
+    # host(t): T1, T2, T5
+    t1 = task_s(engine.schedule, tp=tp, num_seqs=num_seqs)
+    t2 = task_s(engine.prepare_input, tp=tp, num_seqs=num_seqs)
+    t5 = task_s(engine.process_output, tp=tp, num_seqs=num_seqs)
+    # hidden(t)
+    hidden = hidden_s(switches, tp=tp, schedule_s=t1, prepare_input_s=t2, process_output_s=t5,
+                      device_s=linear + attention + elementwise + launch + comm + t4)
+    zero = np.zeros_like(np.asarray(hidden, dtype=float))
+    return StepTime(
+        linear_s=linear, attention_s=attention, elementwise_s=elementwise, launch_s=launch + zero, comm_s=comm,
+        sampling_s=t4, schedule_s=t1 + zero, prepare_input_s=t2 + zero, process_output_s=t5 + zero,
+        overlap_overhead_s=(engine.overlap_overhead_s.value if switches.async_sched else 0.0) + zero,
+        hidden_s=hidden,
+    )
