@@ -1,0 +1,154 @@
+"""Closed-form steady state of continuous batching with chunked prefill, for arrays of replicas.
+
+Counted in steps, a request spends O - 1 steps in decode and n_p steps in prefill, and each step
+finishes x requests. With S sequences in the batch Little's law gives
+
+    S = x (O - 1 + n_p)                                                             (1)
+
+and the prefill tokens of the mean step are x I. Time enters last: the mean step lasts
+
+    T = (1 - f) step(b, 0) + f step(b, c)                                           (2)
+
+with b = x (O - 1) decoding sequences, a share f of the steps carrying c = x I / f prompt tokens.
+Then TPOT = T and a replica finishes X = x / T requests per second.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpplanner.cost.preemption import evictions_per_request, swap_s
+from tpplanner.domain.engine import Preemption
+from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
+from tpplanner.domain.step import Batch, StepTime
+from tpplanner.planner.replica import KvRoom, ReplicaGrid
+
+_NUM_FIXED_POINT_STEPS = 12
+"""Of equation (1); n_p depends on x only through the prefill queue, and the map contracts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SteadyState:
+    """Steady state of one replica per grid point, all arrays. Times [s], rates [1/s].
+
+    ``tpot_s`` is NaN where O = 1; ``ttft_s`` leaves out the wait for a place in the batch, which
+    ``admission_s`` holds (infinite where the load exceeds the capacity).
+    """
+
+    num_running_seqs: FloatOrArray
+    num_decode_seqs: FloatOrArray
+    num_queued_seqs: FloatOrArray
+    rate_req_s: FloatOrArray
+    step_s: FloatOrArray
+    prefill_s: FloatOrArray
+    admission_s: FloatOrArray
+    prefill_util_frac: FloatOrArray
+    preemptions_per_req: FloatOrArray
+    recompute_tok_per_req: FloatOrArray
+    swap_bytes_per_req: FloatOrArray
+    decode_batch: Batch
+    mixed_batch: Batch
+    mixed_frac: FloatOrArray
+    decode_step: StepTime
+    mixed_step: StepTime
+
+    def mean_of(self, term: str) -> FloatOrArray:
+        """Mean over the steps of one field of ``StepTime`` [s]."""
+        pure: FloatOrArray = getattr(self.decode_step, term)
+        mixed: FloatOrArray = getattr(self.mixed_step, term)
+        return (1.0 - self.mixed_frac) * pure + self.mixed_frac * mixed
+
+
+def running_limit(grid: ReplicaGrid, room: KvRoom) -> FloatOrArray:
+    """Most sequences that a replica keeps in its batch: ``max_num_seqs``, or what the KV cache holds."""
+    return np.minimum(grid.max_num_seqs, room.num_mean_seqs)
+
+
+def _finish_rate_per_step(
+    grid: ReplicaGrid, num_seqs: FloatOrArray, prefill_tok: FloatOrArray, num_prefills: FloatOrArray
+) -> tuple[FloatOrArray, FloatOrArray]:
+    """Solve (1) for x, the requests finished per step; return it with n_p."""
+    decode_steps = grid.osl_tok - 1.0
+    budget = grid.max_num_batched_tokens
+    # The token budget of a step serves decode first: x (O - 1) + x I <= budget.
+    most = budget / (prefill_tok + decode_steps)
+    finish = np.minimum(num_seqs / (decode_steps + num_prefills), most)
+    prefill_steps: FloatOrArray = num_prefills
+    for _ in range(_NUM_FIXED_POINT_STEPS):
+        room = np.maximum(budget - finish * decode_steps, 1.0)
+        load = np.minimum(finish * prefill_tok / room, 0.999)
+        # Chunks of the prompt, and an M/D/1 wait for a prefill queue that is served by the budget.
+        chunks = prefill_tok / room
+        wait = load / (2.0 * (1.0 - load)) * chunks
+        prefill_steps = np.maximum(num_prefills, chunks) + np.minimum(wait, num_seqs * chunks)
+        finish = 0.5 * (finish + np.minimum(num_seqs / (decode_steps + prefill_steps), most))
+    return finish, prefill_steps
+
+
+def _batches(
+    grid: ReplicaGrid, finish: FloatOrArray, prefill_tok: FloatOrArray
+) -> tuple[Batch, Batch, FloatOrArray, FloatOrArray]:
+    """Return the decode-only batch, the mixed batch, the share of mixed steps and the prefill load."""
+    decode_seqs = finish * (grid.osl_tok - 1.0)
+    per_step = finish * prefill_tok
+    room = np.maximum(grid.max_num_batched_tokens - decode_seqs, 1.0)
+    unit = np.minimum(prefill_tok, room)
+    load = np.minimum(per_step / room, 1.0)
+    # Prompts arrive at random steps; a step carries at least one with 1 - exp(-arrivals).
+    mixed_frac = np.clip(np.maximum(1.0 - np.exp(-per_step / unit), load), 1e-12, 1.0)
+    chunk = per_step / mixed_frac
+    context = grid.isl_tok + grid.osl_tok / 2.0
+    decode = Batch(num_decode_seqs=decode_seqs, decode_context_tok=context)
+    mixed = Batch(
+        num_decode_seqs=decode_seqs, decode_context_tok=context, num_prefill_tok=chunk,
+        prefill_context_tok=grid.isl_tok / 2.0, num_prefill_seqs=chunk / unit,
+        num_prefill_ends=chunk / prefill_tok,
+    )
+    return decode, mixed, mixed_frac, load
+
+
+def batch_state(
+    grid: ReplicaGrid, *, num_seqs: FloatOrArray, num_waiting: FloatOrArray = 0.0, kv_full: BoolOrArray = False
+) -> SteadyState:
+    """Steady state with ``num_seqs`` sequences in the batch of each replica.
+
+    Parameters
+    ----------
+    num_seqs
+        Sequences in prefill or decode; may be a fraction (a mean).
+    num_waiting
+        Requests outside the batch.
+    kv_full
+        Whether the KV cache, not another limit, keeps them out: then sequences are preempted.
+    """
+    evicted = np.where(kv_full, evictions_per_request(isl_tok=grid.isl_tok, osl_tok=grid.osl_tok,
+                                                      num_waiting=num_waiting), 0.0)
+    recompute = grid.engine.preemption is Preemption.RECOMPUTE
+    again = evicted if recompute else 0.0 * evicted
+    prefill_tok = grid.isl_tok * (1.0 + again)
+    finish, prefill_steps = _finish_rate_per_step(grid, num_seqs, prefill_tok, 1.0 + again)
+    decode, mixed, mixed_frac, load = _batches(grid, finish, prefill_tok)
+    decode_step, mixed_step = grid.step(decode), grid.step(mixed)
+    swapped = 0.0 * evicted if recompute else 2.0 * evicted * grid.seq_kv_bytes(grid.isl_tok)
+    stall_s = finish * swap_s(swap_bytes=swapped,
+                              host_link_bytes_s=grid.hardware.host_link.bandwidth_bytes_s.value)
+    step_s = (1.0 - mixed_frac) * decode_step.total_s + mixed_frac * mixed_step.total_s + stall_s
+    rate = finish / step_s
+    return SteadyState(
+        num_running_seqs=num_seqs + 0.0 * rate, num_decode_seqs=decode.num_decode_seqs,
+        num_queued_seqs=num_waiting + 0.0 * rate, rate_req_s=rate, step_s=step_s,
+        prefill_s=prefill_steps / (1.0 + again) * mixed_step.total_s,
+        admission_s=num_waiting / rate, prefill_util_frac=load, preemptions_per_req=evicted,
+        recompute_tok_per_req=again * grid.isl_tok,
+        swap_bytes_per_req=swapped * grid.tp, decode_batch=decode, mixed_batch=mixed, mixed_frac=mixed_frac,
+        decode_step=decode_step, mixed_step=mixed_step,
+    )
+
+
+def closed_loop(grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray) -> SteadyState:
+    """Steady state with ``concurrency`` requests always in flight on each replica (>= 1)."""
+    limit = running_limit(grid, room)
+    running = np.minimum(concurrency, limit)
+    waiting = np.maximum(concurrency - running, 0.0)
+    kv_full: BoolOrArray = np.greater(waiting, 0.0) & np.less_equal(room.num_mean_seqs, grid.max_num_seqs)
+    return batch_state(grid, num_seqs=running, num_waiting=waiting, kv_full=kv_full)
