@@ -1,0 +1,140 @@
+import shlex
+
+import pytest
+from plan_factory import (
+    make_engine,
+    make_hardware,
+    make_memory,
+    make_model,
+    make_outcome,
+    make_plan,
+    make_question,
+    make_rec,
+    out_plan,
+)
+
+from tpplanner.domain.engine import Switches
+from tpplanner.domain.plan import Recommendation
+from tpplanner.domain.workload import Load, LoadMode
+from tpplanner.errors import ProfileError
+from tpplanner.report.launch import bench_command, serve_command, serve_commands
+
+OVERLAP = Switches(async_sched=True, early_feedback=True)
+
+
+def rec_with(**changes: object) -> Recommendation:
+    return make_rec(question=make_question(**changes))
+
+
+def test_vllm_one_line_per_replica() -> None:
+    rec = make_rec()
+    rest = "--max-num-seqs 256 --max-num-batched-tokens 8192 --gpu-memory-utilization 0.9"
+    assert serve_commands(rec, rec.plan(4)) == tuple(
+        f"CUDA_VISIBLE_DEVICES={gpus} vllm serve meta-llama/Llama-3.1-70B-Instruct "
+        f"--tensor-parallel-size 4 {rest} --port {port}"
+        for gpus, port in (("0,1,2,3", 8000), ("4,5,6,7", 8001))
+    )
+
+
+def test_vllm_with_fp8_and_async_scheduling() -> None:
+    rec = rec_with(model=make_model(weights="fp8", kv="fp8"), engine=make_engine("albireo", switches=OVERLAP))
+    assert serve_command(rec, make_plan(8, 540.0)) == (
+        "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 vllm serve meta-llama/Llama-3.1-70B-Instruct "
+        "--tensor-parallel-size 8 --max-num-seqs 256 --max-num-batched-tokens 8192 "
+        "--gpu-memory-utilization 0.9 "
+        "--kv-cache-dtype fp8 --quantization fp8 --async-scheduling --port 8000"
+    )
+
+
+def test_a_checkpoint_called_fp8_brings_its_own_quantisation() -> None:
+    rec = rec_with(model=make_model("RedHatAI/Llama-3.1-70B-Instruct-FP8", weights="fp8"))
+    assert "--quantization" not in serve_command(rec, make_plan(8, 540.0))
+
+
+def test_sglang() -> None:
+    rec = rec_with(engine=make_engine("sglang", launcher="sglang", switches=OVERLAP))
+    assert serve_command(rec, make_plan(2, 300.0), 1) == (
+        "CUDA_VISIBLE_DEVICES=2,3 python -m sglang.launch_server "
+        "--model-path meta-llama/Llama-3.1-70B-Instruct "
+        "--tp 2 --max-running-requests 256 --chunked-prefill-size 8192 --mem-fraction-static 0.9 --port 8001"
+    )
+    rec = rec_with(engine=make_engine("sglang", launcher="sglang"), model=make_model(kv="fp8"))
+    line = serve_command(rec, make_plan(2, 300.0))
+    assert "--kv-cache-dtype fp8_e4m3" in line
+    assert "--disable-overlap-schedule" in line
+
+
+def test_trtllm() -> None:
+    rec = rec_with(engine=make_engine("trtllm", launcher="trtllm"), model=make_model(kv="fp8"))
+    assert serve_command(rec, make_plan(2, 300.0)) == (
+        "CUDA_VISIBLE_DEVICES=0,1 trtllm-serve meta-llama/Llama-3.1-70B-Instruct --tp_size 2 "
+        "--max_batch_size 256 --max_num_tokens 8192 --kv_cache_free_gpu_memory_fraction 0.9 --port 8000"
+        "  # kv_cache_config.dtype: fp8 goes into the file of --extra_llm_api_options"
+    )
+
+
+@pytest.mark.parametrize(
+    ("capacity_tok", "limit"),
+    [
+        (262_144, None),  # half of it holds the model's 131,072
+        (100_000, 49_152),  # 50,000 rounded down to a multiple of 1,024
+        (3_000, 2_048),  # never less than the mean request
+    ],
+)
+def test_context_is_limited_where_the_cache_might_not_hold_it(capacity_tok: int, limit: int | None) -> None:
+    line = serve_command(make_rec(), make_plan(2, 300.0, memory=make_memory(capacity_tok)))
+    assert ("--max-model-len" in line) is (limit is not None)
+    assert limit is None or f"--max-model-len {limit} " in line
+
+
+def test_replicas_stay_within_a_node_and_name_it() -> None:
+    # 16 GPUs in nodes of 8 at TP 6: one replica a node, two GPUs of each idle
+    lines = serve_commands(make_rec(), make_plan(6, 300.0, 16))
+    assert [line.split()[0] for line in lines] == ["CUDA_VISIBLE_DEVICES=0,1,2,3,4,5"] * 2
+    assert [line.rsplit("# ", 1)[1] for line in lines] == ["node 0", "node 1"]
+
+
+def test_a_replica_across_nodes_sets_no_devices_and_says_so() -> None:
+    rec = rec_with(hardware=make_hardware(gpus_per_node=4))
+    line = serve_commands(rec, make_plan(8, 300.0, 16))[1]
+    assert line.startswith("vllm serve")
+    assert "# spans nodes 2 to 3" in line
+
+
+def test_hostile_names_are_quoted() -> None:
+    name = "./my model; rm -rf $HOME"
+    rec = rec_with(model=make_model(name))
+    for line in (serve_command(rec, make_plan(2, 1.0)), bench_command(rec, make_plan(2, 1.0))):
+        assert name in shlex.split(line)
+
+
+def test_unknown_launcher() -> None:
+    with pytest.raises(ProfileError, match="launcher must be vllm, sglang or trtllm, got 'tgi'"):
+        serve_command(rec_with(engine=make_engine("x", launcher="tgi")), make_plan(2, 1.0))
+
+
+COMMON = (
+    "vllm bench serve --model meta-llama/Llama-3.1-70B-Instruct --dataset-name random "
+    "--random-input-len 1024 --random-output-len 1024 "
+)
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (Load(mode=LoadMode.BATCH_PER_GPU, value=32), "--max-concurrency 128 --num-prompts 1280"),
+        (Load(mode=LoadMode.SLO_CAPACITY), "--max-concurrency 128 --num-prompts 1280"),
+        (Load(mode=LoadMode.REQUEST_RATE, value=5), "--request-rate 2.5 --num-prompts 1280"),
+        (Load(mode=LoadMode.OFFLINE), "--request-rate inf --num-prompts 1280"),
+    ],
+)
+def test_bench_puts_one_replica_under_its_share(load: Load, said: str) -> None:
+    rec = rec_with(load=load)
+    assert bench_command(rec, make_plan(4, 482.0)) == f"{COMMON}{said} --ignore-eos --port 8000"
+
+
+def test_bench_rounds_up_and_never_asks_for_none() -> None:
+    rec = rec_with(load=Load(mode=LoadMode.CONCURRENCY, value=3))
+    half = make_plan(1, 10.0, outcome=make_outcome(1, 10.0, concurrency_per_replica=0.375))
+    assert "--max-concurrency 1 --num-prompts 10 " in bench_command(rec, half)
+    assert "--max-concurrency 1 --num-prompts 10 " in bench_command(rec, out_plan(1))

@@ -1,0 +1,69 @@
+import pytest
+from plan_factory import make_infeasible, make_outcome, make_plan, make_question, make_rec
+
+from tpplanner.domain.plan import FlipPoint
+from tpplanner.domain.workload import Load, LoadMode, Targets
+from tpplanner.report.notes import flip_sentence, load_sentence, notes
+
+
+def test_warnings_come_first_and_every_assumption_is_told() -> None:
+    lines = notes(make_rec(warnings=("isl + osl exceeds the context",), assumptions=("a", "b")))
+    assert lines[0] == "warning: isl + osl exceeds the context"
+    assert {"assumption: a", "assumption: b"} <= set(lines)
+
+
+def test_settings_name_the_defaults() -> None:
+    settings = next(line for line in notes(make_rec()) if line.startswith("settings"))
+    for part in (
+        "vllm-0.11 (async_sched off",
+        "weights bf16",
+        "KV cache bf16",
+        "max_num_seqs 256",
+        "max_num_batched_tokens 8192",
+        "gpu_memory_utilization 0.9",
+        "preemption by recompute",
+    ):
+        assert part in settings
+
+
+def test_rule_of_thumb_agrees_or_not() -> None:
+    assert any(line.endswith("says TP 8, as the answer does") for line in notes(make_rec()))
+    assert any(line.endswith("says TP 4; the answer is TP 8") for line in notes(make_rec(rule_of_thumb_tp=4)))
+    assert any(line.endswith("says TP 8") for line in notes(make_infeasible()))
+
+
+def test_evidence_counts_provenance_and_names_what_is_extrapolated() -> None:
+    outcome = make_outcome(8, 540.1, extrapolated=("num_seqs", "comm"))
+    lines = notes(make_rec(plans=(make_plan(8, 540.1, outcome=outcome),)))
+    # 3 tasks + 3 sampling policies, each one fitted and one datasheet number; 4 more of the datasheet.
+    assert "evidence: vllm-0.11: 16 coefficients (6 fitted, 10 datasheet)" in lines
+    assert "evidence: TP 8 is extrapolated outside the range of: num_seqs, comm" in lines
+
+
+def test_a_flip_downwards() -> None:
+    flip = FlipPoint(
+        variable="gpu_memory_utilization", unit="1", tp_before=2, tp_after=4, previous=0.7, value=0.6
+    )
+    assert flip_sentence(flip) == (
+        "TP 4 instead of TP 2 from gpu_memory_utilization 0.6 down (TP 2 down to 0.7)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (Load(mode=LoadMode.REQUEST_RATE, value=4), "over the whole cluster"),
+        (Load(mode=LoadMode.CONCURRENCY, value=4), "over the whole cluster"),
+        (Load(mode=LoadMode.BATCH_PER_GPU, value=4), "per GPU"),
+        (Load(mode=LoadMode.CONCURRENCY_PER_REPLICA, value=4), "per replica"),
+        (Load(mode=LoadMode.SLO_CAPACITY), "the highest at which the targets hold"),
+        (Load(mode=LoadMode.OFFLINE), "everything queued at once"),
+    ],
+)
+def test_load_says_what_the_number_is_of(load: Load, said: str) -> None:
+    assert said in load_sentence(make_rec(question=make_question(load=load)))
+
+
+def test_targets_are_told() -> None:
+    question = make_question(targets=Targets(ttft_s=0.5, tpot_s=0.03))
+    assert load_sentence(make_rec(question=question)).endswith("; mean TTFT <= 500 ms, mean TPOT <= 30.0 ms")

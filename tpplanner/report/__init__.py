@@ -1,0 +1,1 @@
+"""What users read: tables, one-line answers, JSON, CSV, plots and launch commands."""

@@ -1,0 +1,131 @@
+"""What belongs beside an answer and not into it: the lines that go to stderr."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+
+from tpplanner.domain.plan import FlipPoint, Recommendation
+from tpplanner.domain.quantity import Provenance, Quantity
+from tpplanner.domain.workload import LoadMode
+from tpplanner.report.numbers import grouped, milliseconds, plural
+
+
+def notes(rec: Recommendation) -> tuple[str, ...]:
+    """Return the notes of a recommendation, one per line.
+
+    Warnings come first, then load and settings, assumptions, the rule of thumb, the points at which
+    the answer flips, and the evidence behind the figures.
+    """
+    return (
+        *(f"warning: {line}" for line in rec.warnings),
+        f"load: {load_sentence(rec)}",
+        f"settings: {settings_sentence(rec)}",
+        f"ranked by: {rec.ranked_by}",
+        *(f"assumption: {line}" for line in rec.assumptions),
+        f"rule of thumb: {rule_of_thumb_sentence(rec)}",
+        *(f"flip point: {flip_sentence(flip)}" for flip in rec.flip_points),
+        *(f"evidence: {line}" for line in evidence_lines(rec)),
+    )
+
+
+def load_sentence(rec: Recommendation) -> str:
+    """Say what load was asked about, and whether a number is of the cluster, a replica or a GPU."""
+    question = rec.question
+    value = grouped(question.load.value)
+    lengths = f"{question.workload.isl_tok:,} tokens in, {question.workload.osl_tok:,} out"
+    match question.load.mode:
+        case LoadMode.REQUEST_RATE:
+            load = f"{value} requests per second over the whole cluster"
+        case LoadMode.CONCURRENCY:
+            load = f"{value} requests in flight over the whole cluster"
+        case LoadMode.BATCH_PER_GPU:
+            load = f"{value} requests in flight per GPU (a replica of TP t has t times as many)"
+        case LoadMode.CONCURRENCY_PER_REPLICA:
+            load = f"{value} requests in flight per replica, whatever its degree"
+        case LoadMode.SLO_CAPACITY:
+            load = "the highest at which the targets hold"
+        case LoadMode.OFFLINE:
+            load = "everything queued at once"
+    targets = [
+        f"mean {name} <= {milliseconds(limit)} ms"
+        for name, limit in (("TTFT", question.targets.ttft_s), ("TPOT", question.targets.tpot_s))
+        if limit is not None
+    ]
+    return "; ".join([load, lengths, *([", ".join(targets)] if targets else [])])
+
+
+def settings_sentence(rec: Recommendation) -> str:
+    """Name every setting that shapes the answer, defaults included, in the engines' spelling."""
+    question = rec.question
+    switches = question.engine.switches
+    states = ", ".join(
+        f"{name} {'on' if getattr(switches, name) else 'off'}" for name in switches.__slots__
+    )
+    precision = question.model.precision
+    return (f"{question.engine.name} ({states}), weights {precision.name}, KV cache {precision.kv.name}, "
+            f"sampling {question.sampling.value}, max_num_seqs {question.max_num_seqs}, "
+            f"max_num_batched_tokens {question.max_num_batched_tokens}, "
+            f"gpu_memory_utilization {question.gpu_memory_utilization:g}, "
+            f"preemption by {question.engine.preemption.value}")
+
+
+def rule_of_thumb_sentence(rec: Recommendation) -> str:
+    """Set the rule of thumb beside the answer."""
+    rule = f"4 * weights / HBM, rounded up to a power of two, says TP {rec.rule_of_thumb_tp}"
+    if rec.best_tp is None:
+        return rule
+    if rec.rule_of_thumb_tp == rec.best_tp:
+        return f"{rule}, as the answer does"
+    return f"{rule}; the answer is TP {rec.best_tp}"
+
+
+def flip_sentence(flip: FlipPoint) -> str:
+    """Say where the best degree changes.
+
+    Examples
+    --------
+    >>> flip_sentence(FlipPoint(variable="concurrency", unit="requests", tp_before=2, tp_after=4,
+    ...                         previous=64.0, value=128.0))
+    'TP 4 instead of TP 2 from concurrency 128 requests on (TP 2 up to 64)'
+    >>> flip_sentence(FlipPoint(variable="KV dtype", unit="", tp_before=4, tp_after=2,
+    ...                         previous="bf16", value="fp8"))
+    'TP 2 instead of TP 4 with KV dtype fp8 (TP 4 with bf16)'
+    """
+    change = f"TP {flip.tp_after} instead of TP {flip.tp_before}"
+    if isinstance(flip.value, str) or isinstance(flip.previous, str):
+        return (f"{change} with {flip.variable} {flip.value} "
+                f"(TP {flip.tp_before} with {flip.previous})")
+    unit = "" if flip.unit in ("", "1") else f" {flip.unit}"
+    onward, until = ("on", "up to") if flip.value > flip.previous else ("down", "down to")
+    return (f"{change} from {flip.variable} {grouped(flip.value)}{unit} {onward} "
+            f"(TP {flip.tp_before} {until} {grouped(flip.previous)})")
+
+
+def evidence_lines(rec: Recommendation) -> tuple[str, ...]:
+    """Count the coefficients behind the figures by provenance, and name those used outside their range."""
+    question = rec.question
+    lines = []
+    for profile in (question.hardware, question.engine):
+        counts = Counter(quantity.provenance for quantity in quantities(profile))
+        told = ", ".join(f"{counts[kind]} {kind.value}" for kind in Provenance if counts[kind])
+        lines.append(f"{profile.name}: {plural(sum(counts.values()), 'coefficient')} ({told})")
+    outside = [
+        f"TP {plan.tp} is extrapolated outside the range of: {', '.join(plan.outcome.extrapolated)}"
+        for plan in rec.plans if plan.outcome is not None and plan.outcome.extrapolated
+    ]
+    return (*lines, *outside)
+
+
+def quantities(record: object) -> Iterator[Quantity]:
+    """Yield every `Quantity` inside a dataclass, a mapping or a tuple, at any depth."""
+    if isinstance(record, Quantity):
+        yield record
+    elif is_dataclass(record):
+        for field in fields(record):
+            yield from quantities(getattr(record, field.name))
+    elif isinstance(record, Mapping):
+        for value in record.values():
+            yield from quantities(value)
+    elif isinstance(record, tuple):
+        for value in record:
+            yield from quantities(value)
