@@ -13,9 +13,9 @@ import numpy as np
 import tpplanner
 from tpplanner.domain.engine import Switches
 from tpplanner.fit.engine_terms import NAMES, EngineRun, fit_engine_terms
+from tpplanner.io.model_config import load_model
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_hardware import load_hardware
-from tpplanner.io.model_config import load_model
 
 SAMPLES = Path(__file__).parents[1] / "profiles" / "engines" / "samples" / "albireo_h100.csv"
 ISL_TOK, OSL_TOK, NUM_SEQS = 80, 1024, 256
@@ -60,7 +60,7 @@ def main() -> None:
     fit, _ = fit_engine_terms(runs, hardware, engine)
     report("vllm-0.11 and albireo", runs, fit)
     runs = [run_of(r, "sglang_tok_s", SGLANG) for r in chosen]
-    fit, _ = fit_engine_terms(runs, hardware, load_engine("sglang"), names=NAMES[1:])
+    fit, _ = fit_engine_terms(runs, hardware, load_engine("sglang-0.5"), names=NAMES[1:])
     report("sglang", runs, fit)
 
 

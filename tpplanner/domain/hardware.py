@@ -1,5 +1,6 @@
 """A machine: one kind of accelerator, its links and its power."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,7 +38,7 @@ class CollectiveCurve:
         if len(sizes) < 2 or len(sizes) != len(times):
             reject(ProfileError, "size_bytes and latency_s", "have one length of at least 2",
                    (len(sizes), len(times)), self.source)
-        if any(b <= a for a, b in zip(sizes, sizes[1:], strict=False)) or sizes[0] <= 0:
+        if any(b <= a for a, b in itertools.pairwise(sizes)) or sizes[0] <= 0:
             reject(ProfileError, "size_bytes", "be positive and ascending", sizes, self.source)
         if min(times) <= 0:
             reject(ProfileError, "latency_s", "be positive", min(times), self.source)
@@ -63,6 +64,12 @@ class Link:
     bandwidth_bytes_s: Quantity
     alpha_s: Quantity
     busbw_frac: Quantity
+
+    def __post_init__(self) -> None:
+        if self.bandwidth_bytes_s.value <= 0:
+            reject(ProfileError, "bandwidth_bytes_s", "be > 0", self.bandwidth_bytes_s.value, self.name)
+        if not 0 < self.busbw_frac.value <= 1.5:  # in-network reduction exceeds the wire
+            reject(ProfileError, "busbw_frac", "be in (0, 1.5]", self.busbw_frac.value, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +119,10 @@ class Power:
     def __post_init__(self) -> None:
         if not 0 <= self.idle_w.value < self.board_w.value:
             reject(ProfileError, "idle_w", f"be in [0, board_w = {self.board_w.value:g})", self.idle_w.value)
+        for name in ("busy_frac", "memory_frac", "compute_frac"):
+            share: Quantity = getattr(self, name)
+            if not 0 <= share.value <= 1:
+                reject(ProfileError, name, "be in [0, 1]", share.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

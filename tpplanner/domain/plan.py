@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tpplanner.domain.checks import check_count, check_real
 from tpplanner.domain.engine import EngineProfile, SamplingPolicy
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
 from tpplanner.domain.workload import Load, Targets, Workload
+from tpplanner.errors import WorkloadError, reject
+
+MAX_GPUS = 10**6
+"""A cluster larger than this is a typing error."""
 
 
 class Reason(StrEnum):
@@ -159,6 +164,19 @@ class Question:
     max_tp: int | None = None
     price_usd_h: float | None = None
     num_gpus_given: bool = True
+
+    def __post_init__(self) -> None:
+        check_count(WorkloadError, "question", num_gpus=self.num_gpus, max_num_seqs=self.max_num_seqs,
+                    max_num_batched_tokens=self.max_num_batched_tokens, max_tp=self.max_tp)
+        if self.num_gpus > MAX_GPUS:
+            reject(WorkloadError, "num_gpus", f"be at most {MAX_GPUS}", self.num_gpus, "--gpus")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            reject(WorkloadError, "max_num_batched_tokens", f"be >= max_num_seqs {self.max_num_seqs}",
+                   self.max_num_batched_tokens, "question")
+        check_real(WorkloadError, "question", minimum=0.01, maximum=1.0,
+                   gpu_memory_utilization=self.gpu_memory_utilization)
+        check_real(WorkloadError, "question", maximum=1e15, non_kv_overhead_bytes=self.non_kv_overhead_bytes)
+        check_real(WorkloadError, "question", maximum=1e6, price_usd_h=self.price_usd_h)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -35,7 +35,7 @@ class EngineRun:
     throughput_tok_s: float
 
 
-def _with(engine: EngineProfile, coefficients: FloatArray, *, names: Sequence[str]) -> EngineProfile:
+def with_coefficients(engine: EngineProfile, coefficients: FloatArray, *, names: Sequence[str]) -> EngineProfile:
     """Return the engine with the coefficients put in; the host time is split between T1 and T5 as it was."""
     c = dict(zip(names, coefficients, strict=True))
 
@@ -87,9 +87,9 @@ def fit_engine_terms(
     start = [s for n, s in zip(NAMES, START, strict=True) if n in names]
 
     def predict(coefficients: FloatArray) -> FloatArray:
-        candidate = _with(engine, coefficients, names=names)
+        candidate = with_coefficients(engine, coefficients, names=names)
         return np.asarray([float(predicted_tok_s(r, hardware, candidate)) for r in runs])
 
     measured = np.asarray([r.throughput_tok_s for r in runs])
     fit = fit_log(predict, measured, names=names, start=start)
-    return fit, _with(engine, np.asarray([c.value for c in fit.coefficients]), names=names)
+    return fit, with_coefficients(engine, np.asarray([c.value for c in fit.coefficients]), names=names)

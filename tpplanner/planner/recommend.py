@@ -15,7 +15,6 @@ from tpplanner.planner.plans import evaluate_question, plan_degree, price_of
 from tpplanner.planner.ranking import Ranking, rank, scores
 
 
-
 def _rule_of_thumb(question: Question) -> int:
     weights = float(weight_bytes(work_of(question.model), tp=1.0, tied_embeddings=question.model.tied_embeddings))
     return rule_of_thumb_degree(weight_bytes=weights, hbm_bytes=question.hardware.hbm_bytes.value)
@@ -36,16 +35,7 @@ def _warnings(question: Question, plans: Sequence[DegreePlan]) -> tuple[str, ...
     return tuple(found)
 
 
-def _assumptions(question: Question) -> tuple[str, ...]:
-    engine, precision = question.engine, question.model.precision
-    switches = [n for n in ("async_sched", "early_feedback", "seq_parallel_sampling") if getattr(engine.switches, n)]
-    return (
-        f"engine {engine.name}: overlap {', '.join(switches) or 'off'}; preemption by {engine.preemption.value}",
-        f"weights {precision.name}, KV cache {precision.kv.name}, sampling {question.sampling.value}",
-        f"max_num_seqs {question.max_num_seqs}, max_num_batched_tokens {question.max_num_batched_tokens}, "
-        f"gpu_memory_utilization {question.gpu_memory_utilization:g}, KV blocks of {engine.kv_block_size_tok} tokens",
-        "prefix caching off; every request has the mean lengths; latencies are means",
-    )
+_ASSUMPTIONS = ("prefix caching off; every request has the mean lengths; latencies are means",)
 
 
 def _ranked_by(mode: LoadMode) -> str:
@@ -97,6 +87,6 @@ def _assemble(
         best_cost_tp=None if price_of(question) is None else _best_by(plans, "cost_usd_per_mtok"),
         rule_of_thumb_tp=_rule_of_thumb(question),
         flip_points=flip_points(question, usable) if with_flip_points and ranking.best is not None else (),
-        ranked_by=_ranked_by(question.load.mode), assumptions=_assumptions(question),
+        ranked_by=_ranked_by(question.load.mode), assumptions=_ASSUMPTIONS,
         warnings=_warnings(question, plans),
     )

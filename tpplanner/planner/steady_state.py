@@ -23,8 +23,8 @@ from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.step import Batch, StepTime
 from tpplanner.planner.replica import KvRoom, ReplicaGrid
 
-_NUM_FIXED_POINT_STEPS = 12
-"""Of equation (1); n_p depends on x only through the prefill queue, and the map contracts."""
+_NUM_BISECTIONS = 36
+"""Of equation (1); 2**-36 of the largest rate that the batch and the token budget allow is below 1e-10."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,22 +67,29 @@ def running_limit(grid: ReplicaGrid, room: KvRoom) -> FloatOrArray:
 def _finish_rate_per_step(
     grid: ReplicaGrid, num_seqs: FloatOrArray, prefill_tok: FloatOrArray, num_prefills: FloatOrArray
 ) -> tuple[FloatOrArray, FloatOrArray]:
-    """Solve (1) for x, the requests finished per step; return it with n_p."""
+    """Solve (1) for x, the requests finished per step; return it with n_p.
+
+    n_p grows with x (prompts wait for each other), so x (O - 1 + n_p(x)) does and bisection finds x.
+    """
     decode_steps = grid.osl_tok - 1.0
     budget = grid.max_num_batched_tokens
-    # The token budget of a step serves decode first: x (O - 1) + x I <= budget.
-    most = budget / (prefill_tok + decode_steps)
-    finish = np.minimum(num_seqs / (decode_steps + num_prefills), most)
-    prefill_steps: FloatOrArray = num_prefills
-    for _ in range(_NUM_FIXED_POINT_STEPS):
-        room = np.maximum(budget - finish * decode_steps, 1.0)
-        load = np.minimum(finish * prefill_tok / room, 0.999)
+
+    def prefill_steps(finish: FloatOrArray) -> FloatOrArray:
         # Chunks of the prompt, and an M/D/1 wait for a prefill queue that is served by the budget.
-        chunks = prefill_tok / room
+        chunks = prefill_tok / (budget - finish * decode_steps)
+        load = np.minimum(finish * chunks, 1.0 - 1e-12)
         wait = load / (2.0 * (1.0 - load)) * chunks
-        prefill_steps = np.maximum(num_prefills, chunks) + np.minimum(wait, num_seqs * chunks)
-        finish = 0.5 * (finish + np.minimum(num_seqs / (decode_steps + prefill_steps), most))
-    return finish, prefill_steps
+        steps: FloatOrArray = np.maximum(num_prefills, chunks) + np.minimum(wait, num_seqs * chunks)
+        return steps
+
+    # The token budget of a step serves decode first: x (O - 1) + x I <= budget.
+    high = np.minimum(num_seqs / (decode_steps + num_prefills), budget / (prefill_tok + decode_steps))
+    low: FloatOrArray = 0.0 * high
+    for _ in range(_NUM_BISECTIONS):
+        middle = 0.5 * (low + high)
+        enough = np.greater(middle * (decode_steps + prefill_steps(middle)), num_seqs)
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return high, num_seqs / high - decode_steps
 
 
 def _batches(

@@ -1,0 +1,42 @@
+# Two commands on a fresh machine with Python >= 3.11, git and make:
+#   make demo   environment, install, a recommendation on screen
+#   make test   environment with the development tools, every check and test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint slow wheel bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/tpplanner recommend --model meta-llama/Llama-3.1-70B-Instruct --gpus 8xh100-sxm --isl 1024 --osl 1024 --batch-per-gpu 32
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench_planner.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,225 @@
+"""The command line as a user meets it: exit codes, one line per error, nothing written on bad input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tpplanner.cli.main import main
+from tpplanner.report.json_export import parse_plan_json
+
+DEMO = ["recommend", "--model", "meta-llama/Llama-3.1-70B-Instruct", "--gpus", "8xh100-sxm", "--isl", "1024",
+        "--osl", "1024", "--batch-per-gpu", "32"]
+SMALL = ["recommend", "--model", "Qwen/Qwen2.5-7B-Instruct", "--gpus", "2xh100-sxm", "--isl", "128", "--osl", "128"]
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process; return (exit code, stdout, stderr)."""
+
+    def call(*argv):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def changed(base, flag, value):
+    """Copy of ``base`` with the value of one flag replaced, or the flag added."""
+    if flag in base:
+        at = base.index(flag)
+        return [*base[: at + 1], value, *base[at + 2:]]
+    return [*base, flag, value]
+
+
+def test_demo_prints_answer_table_and_launch_lines(run):
+    code, out, err = run(*DEMO)
+    assert code == 0
+    assert out.startswith("Serve meta-llama/Llama-3.1-70B-Instruct at TP ")
+    assert "TP 1 is out (weights)" in out
+    assert "vllm serve meta-llama/Llama-3.1-70B-Instruct --tensor-parallel-size" in out
+    assert "vllm bench serve" in out
+    # Every default that filters results is printed, on stderr.
+    for default in ("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "rule of thumb"):
+        assert default in err
+
+
+def test_json_goes_alone_to_stdout_and_round_trips(run):
+    code, out, _ = run(*DEMO, "--format", "json")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["schema_version"] == 1
+    assert [p["tp"] for p in plan["plans"]] == [1, 2, 4, 8]
+    assert plan["plans"][0]["feasible"] is False
+    assert plan["plans"][0]["reason"] == "weights"
+    best = next(p for p in plan["plans"] if p["tp"] == plan["best"]["tp"])
+    step = best["step"]
+    total = step["scalable_s"] + step["comm_s"] + step["sampling_s"] + step["host_s"] - step["hidden_s"]
+    assert total == pytest.approx(step["total_s"], rel=1e-12)
+    assert parse_plan_json(out).best.tp == plan["best"]["tp"]
+
+
+def test_csv_has_one_row_per_degree(run):
+    code, out, _ = run(*DEMO, "--format", "csv")
+    assert code == 0
+    assert len(out.splitlines()) == 1 + 4
+
+
+def test_no_feasible_plan_exits_1_with_the_binding_constraint(run):
+    code, out, _ = run(*changed(DEMO, "--gpus", "1xh100-sxm"))
+    assert code == 1
+    assert out.startswith("No feasible plan")
+    assert "weights" in out
+
+
+def test_fewest_gpus(run):
+    argv = ["recommend", "--model", "Qwen/Qwen2.5-7B-Instruct", "--gpus", "h100-sxm", "--isl", "256", "--osl", "256",
+            "--request-rate", "200", "--tpot", "40", "--format", "json"]
+    code, out, _ = run(*argv)
+    needed = json.loads(out)["question"]["num_gpus"]
+    assert code == 0
+    assert needed > 1
+    with_number = changed(argv, "--gpus", f"{needed}xh100-sxm")
+    assert run(*with_number)[0] == 0
+    assert run(*changed(argv, "--gpus", f"{needed - 1}xh100-sxm"))[0] == 1
+
+
+def test_gpus_and_system_as_two_flags(run):
+    both = run(*changed(SMALL, "--gpus", "2"), "--system", "h100_sxm", "--format", "json")
+    one = run(*SMALL, "--format", "json")
+    assert both == one
+
+
+def test_compare_engines_shows_the_shift(run):
+    code, out, _ = run("recommend", "--model", "Qwen/Qwen2.5-32B-Instruct", "--dtype", "fp16", "--gpus", "8xh100-sxm",
+                       "--isl", "80", "--osl", "1024", "--concurrency", "256", "--sampling", "full",
+                       "--compare-engines", "vllm-0.11,albireo")
+    assert code == 0
+    assert "from 2 (vllm-0.11) to 4 (albireo)" in " ".join(out.split())
+
+
+def test_switches(run):
+    code, out, _ = run(*DEMO, "--engine", "albireo", "--set", "async_sched=off", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["question"]["switches"] == {
+        "async_sched": False, "early_feedback": False, "seq_parallel_sampling": True}
+
+
+def test_context_limit_is_a_warning(run):
+    code, _, err = run(*changed(SMALL, "--isl", "200000"))
+    assert code in (0, 1)
+    assert "exceed the context limit" in err
+
+
+BAD = [
+    (["--gpus", "0xh100-sxm"], "0xh100-sxm"),
+    (["--gpus", "8xh1000"], "h100"),
+    (["--gpus", "-1xh100-sxm"], "-1xh100-sxm"),
+    (["--gpus", "1.5xh100-sxm"], "1.5xh100-sxm"),
+    (["--gpus", "99999999xh100-sxm"], "1000000"),
+    (["--model", "meta-llama/Llama-9-70B"], "Llama"),
+    (["--model", "/no/such/config.json"], "/no/such/config.json"),
+    (["--engine", "vlm"], "vllm"),
+    (["--isl", "0"], "isl_tok"),
+    (["--isl", "-5"], "isl_tok"),
+    (["--osl", "0"], "osl_tok"),
+    (["--osl", "1e3"], "1e3"),
+    (["--isl", "999999999999999"], "isl_tok"),
+    (["--concurrency", "0"], "concurrency"),
+    (["--concurrency", "nan"], "concurrency"),
+    (["--request-rate", "-1"], "request_rate"),
+    (["--request-rate", "inf"], "request_rate"),
+    (["--tpot", "0"], "tpot"),
+    (["--ttft", "-3"], "ttft"),
+    (["--dtype", "fp7"], "fp7"),
+    (["--kv-cache-dtype", "int3"], "int3"),
+    (["--gpu-memory-utilization", "1.5"], "gpu_memory_utilization"),
+    (["--gpu-memory-utilization", "0"], "gpu_memory_utilization"),
+    (["--max-num-seqs", "0"], "max_num_seqs"),
+    (["--max-num-batched-tokens", "16"], "max_num_batched_tokens"),
+    (["--max-tp", "0"], "max_tp"),
+    (["--sampling", "beam"], "beam"),
+    (["--set", "async_sched"], "async_sched"),
+    (["--set", "overlap=on"], "overlap"),
+    (["--format", "yaml"], "yaml"),
+    (["--price", "-1"], "price_usd_h"),
+    (["--no-such-flag", "1"], "--no-such-flag"),
+    (["--compare-engines", "albireo"], "albireo"),
+    (["--compare-engines", "albireo,nope"], "nope"),
+    (["--concurrency", "1", "--request-rate", "1"], "concurrency"),
+    (["--gpus", "h100-sxm"], "--gpus"),
+]
+
+
+@pytest.mark.parametrize(("flags", "named"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_input_is_one_line_and_exit_2(run, flags, named):
+    argv = SMALL
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        argv = changed(argv, flag, value)
+    code, out, err = run(*argv)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("tpplanner: error: ")
+    assert named in err
+
+
+def test_missing_required_flag(run):
+    code, out, err = run("recommend", "--gpus", "8xh100-sxm")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+
+
+def test_save_dir_is_whole_or_not_at_all(run, tmp_path):
+    folder = tmp_path / "out"
+    assert run(*SMALL, "--save-dir", str(folder))[0] == 0
+    names = {"plan.json", "plan.csv", "launch.sh", "throughput.png", "step_split.png", "pareto.png"}
+    assert {p.name for p in folder.iterdir()} == names
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    code, out, err = run(*SMALL, "--save-dir", str(folder))
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert run(*SMALL, "--save-dir", str(folder), "--overwrite")[0] == 0
+
+
+def test_save_dir_below_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("here")
+    code, _, err = run(*SMALL, "--save-dir", str(tmp_path / "file" / "out"))
+    assert code == 2
+    assert len(err.splitlines()) == 1
+
+
+def test_explain_terms_sum_to_the_step(run):
+    code, out, _ = run("explain", *DEMO[1:])
+    assert code == 0
+    for term in ("linear", "attention", "communication", "sampling", "hidden", "KV capacity", "power"):
+        assert term in out
+
+
+def test_explain_of_a_degree_that_does_not_fit(run):
+    code, out, err = run("explain", *DEMO[1:], "--tp", "1")
+    assert (code, out) == (1, "")
+    assert "weights" in err
+
+
+def test_models_and_profiles(run):
+    assert "meta-llama/Llama-3.1-70B-Instruct" in run("models")[1]
+    assert "70,553,706,496" in run("models", "meta-llama/Llama-3.1-70B-Instruct")[1]
+    assert "h100-sxm" in run("profiles", "list")[1]
+    assert "hbm_bytes_s" in run("profiles", "show", "h100-sxm")[1]
+    assert run("profiles", "check", "h100-sxm")[0] == 0
+    assert run("profiles", "check", "nothing")[0] == 2
+
+
+@pytest.mark.parametrize("module", ["pandas", "matplotlib", "scipy", "torch"])
+def test_recommendation_imports_nothing_heavy(module):
+    code = ("import sys, io, contextlib\nfrom tpplanner.cli.main import main\n"
+            "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+            f"    main({DEMO!r})\n"
+            f"sys.exit({module!r} in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,5 @@
+"""``python -m tpplanner``."""
+
+from tpplanner.cli.main import main
+
+main()

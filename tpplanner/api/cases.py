@@ -1,0 +1,73 @@
+"""Many deployments at once: each row is predicted by itself, and a bad row does not stop the others."""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from tpplanner.api.question import question
+from tpplanner.domain.engine import EngineProfile
+from tpplanner.domain.hardware import HardwareProfile
+from tpplanner.domain.model import ModelSpec
+from tpplanner.errors import TpplannerError, WorkloadError
+from tpplanner.io.cases import Case, CaseFile, parse_case
+from tpplanner.io.model_config import load_model
+from tpplanner.io.profile_engine import load_engine
+from tpplanner.io.profile_hardware import load_hardware
+from tpplanner.planner.predict import Prediction, predict
+from tpplanner.units import MS
+
+
+@lru_cache(maxsize=512)
+def _model(name: str, dtype: str | None, kv_cache_dtype: str | None) -> ModelSpec:
+    return load_model(name, dtype=dtype, kv_cache_dtype=kv_cache_dtype)
+
+
+@lru_cache(maxsize=64)
+def _hardware(name: str) -> HardwareProfile:
+    return load_hardware(name)
+
+
+@lru_cache(maxsize=64)
+def _engine(name: str) -> EngineProfile:
+    return load_engine(name)
+
+
+def predict_case(case: Case) -> Prediction:
+    """Predict one deployment: means of one replica under its load.
+
+    Raises
+    ------
+    TpplannerError
+        If a name is unknown, a number makes no sense, or the model cannot be cut into the degree.
+    """
+    asked = question(
+        model=_model(case.model, case.dtype, case.kv_cache_dtype), gpus=(case.tp, _hardware(case.system)),
+        isl=case.isl_tok, osl=case.osl_tok, engine=_engine(case.engine), request_rate=case.request_rate,
+        concurrency=case.concurrency, offline=case.offline, gpu_memory_utilization=case.gpu_memory_utilization,
+        max_num_seqs=case.max_num_seqs,
+    )
+    try:
+        return predict(asked, case.tp)
+    except ValueError as error:
+        raise WorkloadError(f"tp {case.tp}: {error}") from error
+
+
+def _row(case_id: str, prediction: Prediction) -> dict[str, object]:
+    def shown(value: float | None, scale: float, digits: int) -> str | None:
+        return None if value is None else f"{value / scale:.{digits}f}"
+
+    return {
+        "id": case_id, "status": prediction.status, "pred_ttft_ms": shown(prediction.ttft_s, MS, 3),
+        "pred_tpot_ms": shown(prediction.tpot_s, MS, 4),
+        "pred_throughput_tok_s": shown(prediction.throughput_tok_s, 1.0, 3),
+        "kv_capacity_tok": prediction.kv_capacity_tok,
+    }
+
+
+def predict_rows(cases: CaseFile) -> Iterator[Mapping[str, object]]:
+    """Yield one output row per case, in order; ``status`` is ``ok``, ``OOM`` or ``error: ...``."""
+    for row in cases.rows:
+        case_id = row.get("id", "")
+        try:
+            yield _row(case_id, predict_case(parse_case(row)))
+        except TpplannerError as error:
+            yield {"id": case_id, "status": f"error: {error}"}

@@ -1,0 +1,51 @@
+"""``tpplanner``: exit 0 with an answer, 1 where no plan is feasible, 2 on bad input."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tpplanner import __version__
+from tpplanner.cli.explain import explain
+from tpplanner.cli.models import models
+from tpplanner.cli.predict import predict
+from tpplanner.cli.profiles import profiles
+from tpplanner.cli.recommend import recommend
+from tpplanner.errors import TpplannerError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tpplanner")
+def cli() -> None:
+    """Choose the tensor-parallel degree of LLM serving replicas, and say why."""
+
+
+for _command in (recommend, explain, predict, profiles, models):
+    cli.add_command(_command)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; every error of the user's is one line on stderr."""
+    try:
+        code = cli.main(args=None if argv is None else list(argv), prog_name="tpplanner", standalone_mode=False)
+    except click.ClickException as error:
+        fail(error.format_message())
+    except TpplannerError as error:
+        fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("tpplanner: interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) went away: not an error of the user's.
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str) -> None:
+    """Print one line on stderr and exit 2."""
+    click.echo("tpplanner: error: " + " ".join(message.split()), err=True)
+    sys.exit(EXIT_BAD_INPUT)

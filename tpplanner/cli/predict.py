@@ -1,0 +1,33 @@
+"""``tpplanner predict``."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--cases", "cases_path", required=True, metavar="CSV",
+              help="Columns id, model, system, engine, tp, isl, osl; one load of concurrency, request_rate, batch "
+                   "(all per replica) or offline; optional dtype, kv_cache_dtype, gpu_memory_utilization, "
+                   "max_num_seqs, ep.")
+@click.option("--out", "out_path", required=True, metavar="CSV",
+              help="Columns id, status, pred_ttft_ms, pred_tpot_ms, pred_throughput_tok_s, kv_capacity_tok.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output file.")
+def predict(cases_path: str, out_path: str, overwrite: bool) -> None:
+    """Predict many deployments at once; a bad row is reported in its status and stops no other."""
+    from tpplanner.api.cases import predict_rows
+    from tpplanner.io.cases import predictions_csv, read_cases
+    from tpplanner.io.files import check_writable, write_text_whole
+
+    check_writable(Path(out_path), overwrite=overwrite)
+    cases = read_cases(cases_path)
+    if cases.ignored_columns:
+        click.echo(f"ignored columns: {', '.join(cases.ignored_columns)}", err=True)
+    with click.progressbar(predict_rows(cases), length=len(cases.rows), label="predict", file=sys.stderr,
+                           hidden=not sys.stderr.isatty()) as rows:
+        done = list(rows)
+    write_text_whole(Path(out_path), predictions_csv(done), overwrite=overwrite)
+    good = sum(row["status"] == "ok" for row in done)
+    oom = sum(row["status"] == "OOM" for row in done)
+    click.echo(f"{good} predicted, {oom} out of memory, {len(done) - good - oom} errors -> {out_path}", err=True)

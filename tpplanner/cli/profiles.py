@@ -1,0 +1,42 @@
+"""``tpplanner profiles``."""
+
+import click
+
+
+@click.group()
+def profiles() -> None:
+    """List, show and check hardware and engine profiles."""
+
+
+@profiles.command("list")
+def list_profiles() -> None:
+    """List the machines and the engines that are known."""
+    from tpplanner.io.profile_engine import known_engines, load_engine
+    from tpplanner.io.profile_hardware import known_hardware, load_hardware
+    from tpplanner.report.profiles_text import engine_list_text, hardware_list_text
+
+    click.echo(hardware_list_text([load_hardware(name) for name in known_hardware()]))
+    click.echo()
+    click.echo(engine_list_text([load_engine(name) for name in known_engines()]))
+
+
+@profiles.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show every number of a profile: value, unit, provenance, source."""
+    from tpplanner.io.profile_check import load_profile
+    from tpplanner.report.profiles_text import profile_show_text
+
+    click.echo(profile_show_text(load_profile(name)))
+
+
+@profiles.command()
+@click.argument("name")
+def check(name: str) -> None:
+    """Check a profile (NAME or path): errors end with exit 2, doubts are listed."""
+    from tpplanner.io.profile_check import check_profile
+
+    doubts = check_profile(name)
+    for doubt in doubts:
+        click.echo(doubt)
+    click.echo(f"{name}: valid, {len(doubts)} {'doubt' if len(doubts) == 1 else 'doubts'}")
