@@ -27,23 +27,34 @@ _LOAD_NAMES = {
 }
 
 
-def _best_degrees(
-    question: Question, tps: Sequence[int], grid: ReplicaGrid, value: FloatOrArray
-) -> list[int | None]:
-    """Best degree in each column of a (degree x value) grid."""
+LEAD_FRAC = 0.02
+"""A new best counts as a flip once it leads the old one by this: nearly equal degrees swap places without meaning."""
+
+
+def _scores(question: Question, grid: ReplicaGrid, value: FloatOrArray) -> NDArray[np.float64]:
+    """Score of a (degree x value) grid."""
     state = evaluate(grid, num_gpus=float(question.num_gpus), mode=question.load.mode, value=value,
                      targets=question.targets)
-    score: NDArray[np.float64] = scores(state, question.load.mode)
-    return [tps[int(np.argmax(column))] if np.isfinite(column).any() else None for column in score.T]
+    return scores(state, question.load.mode)
 
 
-def _changes(variable: str, unit: str, values: Sequence[float | str], best: Sequence[int | None]) -> list[FlipPoint]:
-    found = []
-    for i in range(1, len(values)):
-        before, after = best[i - 1], best[i]
-        if before is not None and after is not None and before != after:
-            found.append(FlipPoint(variable=variable, unit=unit, tp_before=before, tp_after=after,
-                                   previous=values[i - 1], value=values[i]))
+def _changes(
+    variable: str, unit: str, values: Sequence[float | str], tps: Sequence[int], score: NDArray[np.float64]
+) -> list[FlipPoint]:
+    """Walk along the columns; a flip lies between the last best point of the old and a clear lead of the new."""
+    found: list[FlipPoint] = []
+    current: int | None = None
+    last: float | str = values[0]
+    for value, column in zip(values, score.T, strict=True):
+        if not np.isfinite(column).any():
+            continue
+        best = int(np.argmax(column))
+        if current is None or best == current:
+            current, last = best, value
+        elif column[best] > column[current] * (1.0 + LEAD_FRAC):
+            found.append(FlipPoint(variable=variable, unit=unit, tp_before=tps[current], tp_after=tps[best],
+                                   previous=last, value=value))
+            current, last = best, value
     return found
 
 
@@ -59,23 +70,21 @@ def _along_load(question: Question, tps: Sequence[int], grid: ReplicaGrid) -> li
     values = _rounded(question.load.value * _LOAD_FACTORS, 1.0 if unit == "requests" else 0.0)
     if unit == "requests":
         values = sorted({max(float(round(v)), 1.0) for v in values})
-    best = _best_degrees(question, tps, grid, np.asarray(values)[None, :])
-    return _changes(name, unit, values, best)
+    return _changes(name, unit, values, tps, _scores(question, grid, np.asarray(values)[None, :]))
 
 
 def _along_osl(question: Question, tps: Sequence[int], grid: ReplicaGrid) -> list[FlipPoint]:
     longest = max(question.model.max_context_tok - question.workload.isl_tok, 1)
     lengths = np.clip(np.round(question.workload.osl_tok * _LENGTH_FACTORS), 1, max(longest, question.workload.osl_tok))
     values = sorted({float(v) for v in lengths})
-    best = _best_degrees(question, tps, replace(grid, osl_tok=np.asarray(values)[None, :]), question.load.value or 0.0)
-    return _changes("output length", "tokens", values, best)
+    swept = replace(grid, osl_tok=np.asarray(values)[None, :])
+    return _changes("output length", "tokens", values, tps, _scores(question, swept, question.load.value or 0.0))
 
 
 def _along_utilisation(question: Question, tps: Sequence[int], grid: ReplicaGrid) -> list[FlipPoint]:
     values = [round(float(u), 2) for u in _UTILISATIONS]
-    best = _best_degrees(question, tps, replace(grid, gpu_memory_utilization=np.asarray(values)[None, :]),
-                         question.load.value or 0.0)
-    return _changes("gpu_memory_utilization", "", values, best)
+    swept = replace(grid, gpu_memory_utilization=np.asarray(values)[None, :])
+    return _changes("gpu_memory_utilization", "", values, tps, _scores(question, swept, question.load.value or 0.0))
 
 
 def _along_kv_dtype(question: Question, tps: Sequence[int], grid: ReplicaGrid) -> list[FlipPoint]:
@@ -83,16 +92,16 @@ def _along_kv_dtype(question: Question, tps: Sequence[int], grid: ReplicaGrid) -
     other = "fp8" if precision.kv.bits > 8 else precision.base.name
     model = replace(question.model, precision=replace(precision, kv=dtype_named(other)))
     value = np.asarray([[question.load.value or 0.0]])
-    now = _best_degrees(question, tps, grid, value)
-    then = _best_degrees(question, tps, replace(grid, model=model), value)
-    return _changes("KV dtype", "", [precision.kv.name, other], [now[0], then[0]])
+    both = [_scores(question, grid, value), _scores(question, replace(grid, model=model), value)]
+    return _changes("KV dtype", "", [precision.kv.name, other], tps, np.hstack(both))
 
 
 def flip_points(question: Question, tps: Sequence[int]) -> tuple[FlipPoint, ...]:
     """Return where the best of ``tps`` changes along load, output length, KV dtype and utilisation.
 
     Each variable is swept alone over a grid (load x 1/64 .. 64, output length x 1/32 .. 16,
-    utilisation 0.5 .. 0.95), everything else as asked; a flip lies between two neighbours of the grid.
+    utilisation 0.5 .. 0.95), everything else as asked. A flip is bracketed by two points of the grid: the last at
+    which the old degree is best, and the first at which the new one leads it by ``LEAD_FRAC``.
     """
     if len(tps) < 2:
         return ()

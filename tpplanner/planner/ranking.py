@@ -39,8 +39,8 @@ def rank(score: NDArray[np.float64], tie_frac: float) -> Ranking:
 
     Examples
     --------
-    >>> rank(np.array([-np.inf, 100.0, 97.0, 50.0]), tie_frac=0.06)
-    Ranking(best=1, runner_up=2, margin_frac=0.030927835051546504, tied=(1, 2))
+    >>> rank(np.array([-np.inf, 100.0, 80.0, 50.0]), tie_frac=0.06)
+    Ranking(best=1, runner_up=2, margin_frac=0.25, tied=(1,))
     """
     order = [int(i) for i in np.argsort(-score, kind="stable") if np.isfinite(score[i])]
     if not order:
