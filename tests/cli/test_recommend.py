@@ -142,6 +142,7 @@ BAD = [
     (["--max-num-batched-tokens", "16"], "max_num_batched_tokens"),
     (["--max-tp", "0"], "max_tp"),
     (["--sampling", "beam"], "beam"),
+    (["--preemption", "kill"], "kill"),
     (["--set", "async_sched"], "async_sched"),
     (["--set", "overlap=on"], "overlap"),
     (["--format", "yaml"], "yaml"),

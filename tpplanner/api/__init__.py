@@ -37,6 +37,8 @@ def recommend(*, flip_points: bool = True, **asked: object) -> Answer:
         Replaces the modelled activations and runtime of one GPU [GiB].
     sampling
         ``greedy``, ``top-p`` or ``full``; the engine's default where None.
+    preemption
+        ``recompute``, ``swap`` or ``reserve``; the engine's where None.
     max_tp
         Largest degree; beyond the node a replica pays the inter-node link.
     price_usd_h

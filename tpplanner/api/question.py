@@ -1,8 +1,10 @@
 """From names and numbers to a question."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
 
-from tpplanner.domain.engine import EngineProfile, SamplingPolicy
+from tpplanner.domain.engine import EngineProfile, Preemption, SamplingPolicy
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
 from tpplanner.domain.plan import Question
@@ -14,6 +16,8 @@ from tpplanner.io.profile_files import parse_gpus
 from tpplanner.io.profile_hardware import load_hardware
 from tpplanner.planner.sizing import sized
 from tpplanner.units import GIB, MS
+
+Policy = TypeVar("Policy", SamplingPolicy, Preemption)
 
 _LOADS: Mapping[str, LoadMode] = {
     "request_rate": LoadMode.REQUEST_RATE,
@@ -60,16 +64,11 @@ def _load_of(load: Mapping[str, float | None], offline: bool, targets: Targets) 
     return Load(mode=LoadMode.OFFLINE)
 
 
-def _sampling_of(name: str | None, engine: EngineProfile) -> SamplingPolicy:
-    if name is None:
-        return engine.default_sampling
-    try:
-        return SamplingPolicy(name)
-    except ValueError:
-        known = [p.value for p in SamplingPolicy]
-        raise WorkloadError(
-            f"--sampling: unknown policy {name!r}; known: {', '.join(known)}. {nearest(name, known)}".rstrip()
-        ) from None
+def _choice(policies: type[Policy], name: str, place: str) -> Policy:
+    known = [policy.value for policy in policies]
+    if name not in known:
+        raise WorkloadError(f"{place}: unknown policy {name!r}; known: {', '.join(known)}. {nearest(name, known)}".rstrip())
+    return policies(name)
 
 
 def question(
@@ -94,6 +93,7 @@ def question(
     max_num_batched_tokens: int | None = None,
     non_kv_overhead_gib: float | None = None,
     sampling: str | None = None,
+    preemption: str | None = None,
     max_tp: int | None = None,
     price_usd_h: float | None = None,
 ) -> Question:
@@ -105,6 +105,8 @@ def question(
     else:
         num_gpus, hardware = gpus
     profile = engine_with(engine, switches)
+    if preemption is not None:
+        profile = replace(profile, preemption=_choice(Preemption, preemption, "--preemption"))
     targets = Targets(ttft_s=None if ttft_ms is None else ttft_ms * MS,
                       tpot_s=None if tpot_ms is None else tpot_ms * MS)
     load = _load_of({"request_rate": request_rate, "concurrency": concurrency, "batch_per_gpu": batch_per_gpu,
@@ -112,7 +114,7 @@ def question(
     asked = Question(
         model=spec, hardware=hardware, engine=profile, num_gpus=num_gpus or hardware.gpus_per_node,
         workload=Workload(isl_tok=isl, osl_tok=osl), load=load, targets=targets,
-        sampling=_sampling_of(sampling, profile),
+        sampling=profile.default_sampling if sampling is None else _choice(SamplingPolicy, sampling, "--sampling"),
         max_num_seqs=profile.max_num_seqs if max_num_seqs is None else max_num_seqs,
         max_num_batched_tokens=(profile.max_num_batched_tokens if max_num_batched_tokens is None
                                 else max_num_batched_tokens),

@@ -46,6 +46,7 @@ _LIMITS = (
     click.option("--non-kv-overhead-gib", type=float, metavar="GIB",
                  help="Activations and runtime per GPU, where the engine's log tells it."),
     click.option("--sampling", metavar="POLICY", help="greedy, top-p or full (all penalties). Default: the engine's."),
+    click.option("--preemption", metavar="POLICY", help="recompute, swap or reserve. Default: the engine's."),
     click.option("--max-tp", type=int, metavar="N", help="Largest degree; may exceed the node. Default: one node."),
     click.option("--price", "price_usd_h", type=float, metavar="USD/H", help="Per GPU. Default: the profile's list price."),
 )

@@ -10,10 +10,15 @@ from tpplanner.errors import ProfileError, nearest, reject
 
 
 class Preemption(StrEnum):
-    """What happens to a sequence that loses its KV blocks."""
+    """What happens when the KV cache is full.
+
+    ``recompute`` and ``swap`` take the blocks of the newest sequence and bring it back later; ``reserve``
+    admits a request only when its full length fits, so that nobody is preempted and fewer run.
+    """
 
     RECOMPUTE = "recompute"
     SWAP = "swap"
+    RESERVE = "reserve"
 
 
 class SamplingPolicy(StrEnum):

@@ -87,7 +87,7 @@ def _serve_open(grid: ReplicaGrid, room: KvRoom, rate: FloatOrArray, replicas: F
 
 def _serve_offline(grid: ReplicaGrid, room: KvRoom, replicas: FloatOrArray) -> _Served:
     limit = running_limit(grid, room)
-    kv_full = np.less_equal(room.num_mean_seqs, grid.max_num_seqs)
+    kv_full = np.less_equal(room.num_seqs, grid.max_num_seqs)
     state = batch_state(grid, num_seqs=limit, num_waiting=np.inf, kv_full=kv_full)
     latency = latency_of(grid, state)
     # Everything is queued at once: a first token has no meaningful wait.
@@ -164,7 +164,7 @@ def evaluate(
     room = kv_room(grid)
     served = _serve(grid, room, mode=mode, value=value, targets=targets, replicas=replicas)
     state, latency = served.state, served.latency
-    shape = np.broadcast(replicas, state.rate_req_s, room.num_mean_seqs).shape
+    shape = np.broadcast(replicas, state.rate_req_s, room.num_seqs).shape
 
     def full(x: FloatOrArray | BoolOrArray) -> FloatArray:
         return np.broadcast_to(np.asarray(x, dtype=float), shape)

@@ -23,7 +23,7 @@ def _layer_obstacle(group: LayerGroup, tp: int) -> str:
     if isinstance(attention, GroupedQueryAttention):
         kv = attention.num_kv_heads
         if kv % tp and tp % kv:
-            return f"{tp} KV heads out of {kv}: neither divides the other"
+            return f"{tp} ranks, {kv} KV heads: neither divides the other"
     match group.mlp:
         case DenseMlp() as mlp:
             if mlp.intermediate_size % tp:

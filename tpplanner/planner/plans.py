@@ -71,12 +71,12 @@ def _step(state: ClusterState, i: int) -> StepSplit:
 
 def _binding(question: Question, state: ClusterState, i: int) -> Binding:
     s, mode = state.state, question.load.mode
-    kv_first = _at(state.room.num_mean_seqs, i) <= question.max_num_seqs
+    kv_first = _at(state.room.num_seqs, i) <= question.max_num_seqs
     full = Binding.KV_CACHE if kv_first else Binding.MAX_NUM_SEQS
     if _at(s.prefill_util_frac, i) > 0.995:
         return Binding.PREFILL
     if mode is LoadMode.SLO_CAPACITY:
-        limit = max(np.floor(min(_at(state.room.num_mean_seqs, i), question.max_num_seqs)), 1.0)
+        limit = max(np.floor(min(_at(state.room.num_seqs, i), question.max_num_seqs)), 1.0)
         if _at(state.concurrency_per_replica, i) >= limit:
             return full
         tpot = question.targets.tpot_s
@@ -104,7 +104,7 @@ def _outcome(question: Question, state: ClusterState, i: int) -> Outcome:
     s, tok_s = state.state, float(state.throughput_tok_s[i])
     kv_bytes = max(_at(state.room.memory.kv_bytes, i), 1.0)
     active = float(state.num_active_replicas[i])
-    resident = _at(s.num_running_seqs, i) / max(_at(state.room.num_mean_seqs, i), 1e-9)
+    resident = _at(s.num_running_seqs, i) / max(_at(state.room.num_seqs, i), 1e-9)
     cost = state.cost_usd_per_mtok
     return Outcome(
         throughput_tok_s=tok_s, throughput_per_gpu_tok_s=tok_s / question.num_gpus,
@@ -153,6 +153,9 @@ def plan_degree(question: Question, degree: Degree, state: ClusterState, i: int)
                       feasible=True, reason=None, reason_detail="", memory=None, outcome=None)
     if degree.obstacle:
         return replace(plan, feasible=False, reason=Reason.HEADS, reason_detail=degree.obstacle)
+    if replicas == 0:
+        return replace(plan, feasible=False, reason=Reason.GPUS,
+                       reason_detail=f"one replica takes {tp} GPUs, there are {question.num_gpus}")
     plan = replace(plan, memory=_memory(question, state, i))
     why = _why_not(question, state, i)
     if why is not None:

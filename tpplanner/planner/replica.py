@@ -8,7 +8,7 @@ from tpplanner.cost.kv import kv_bytes_per_seq
 from tpplanner.cost.memory import MemorySplit, memory_split
 from tpplanner.cost.step_time import step_time
 from tpplanner.cost.work import work_of
-from tpplanner.domain.engine import EngineProfile, SamplingPolicy
+from tpplanner.domain.engine import EngineProfile, Preemption, SamplingPolicy
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.model import ModelSpec
@@ -65,12 +65,12 @@ class ReplicaGrid:
 class KvRoom:
     """How many sequences the KV cache holds.
 
-    ``num_mean_seqs`` at mean length (prompt and half the output), ``fits_one`` whether a single
-    request fits at its full length, ``fits_weights`` whether the weights leave anything at all.
+    ``num_seqs`` at mean length (prompt and half the output), or at full length where the engine
+    reserves it; ``fits_one`` whether a single request fits at its full length, ``fits_weights`` whether the weights leave anything at all.
     """
 
     memory: MemorySplit
-    num_mean_seqs: FloatOrArray
+    num_seqs: FloatOrArray
     fits_one: BoolOrArray
     fits_weights: BoolOrArray
 
@@ -81,9 +81,10 @@ def kv_room(grid: ReplicaGrid) -> KvRoom:
     kv_bytes = np.maximum(memory.kv_bytes, 0.0)
     mean_seq = grid.seq_kv_bytes(grid.isl_tok + grid.osl_tok / 2.0)
     full_seq = grid.seq_kv_bytes(grid.isl_tok + grid.osl_tok)
+    held = full_seq if grid.engine.preemption is Preemption.RESERVE else mean_seq
     return KvRoom(
         memory=memory,
-        num_mean_seqs=np.maximum(kv_bytes / mean_seq, 1e-9),
+        num_seqs=np.maximum(kv_bytes / held, 1e-9),
         fits_one=np.greater_equal(kv_bytes, full_seq),
         fits_weights=np.greater(memory.kv_bytes, 0.0),
     )

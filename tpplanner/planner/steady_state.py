@@ -61,7 +61,7 @@ class SteadyState:
 
 def running_limit(grid: ReplicaGrid, room: KvRoom) -> FloatOrArray:
     """Most sequences that a replica keeps in its batch: ``max_num_seqs``, or what the KV cache holds."""
-    return np.minimum(grid.max_num_seqs, room.num_mean_seqs)
+    return np.minimum(grid.max_num_seqs, room.num_seqs)
 
 
 def _finish_rate_per_step(
@@ -130,13 +130,15 @@ def batch_state(
     """
     evicted = np.where(kv_full, evictions_per_request(isl_tok=grid.isl_tok, osl_tok=grid.osl_tok,
                                                       num_waiting=num_waiting), 0.0)
-    recompute = grid.engine.preemption is Preemption.RECOMPUTE
-    again = evicted if recompute else 0.0 * evicted
+    policy = grid.engine.preemption
+    if policy is Preemption.RESERVE:
+        evicted = 0.0 * evicted
+    again = evicted if policy is Preemption.RECOMPUTE else 0.0 * evicted
     prefill_tok = grid.isl_tok * (1.0 + again)
     finish, prefill_steps = _finish_rate_per_step(grid, num_seqs, prefill_tok, 1.0 + again)
     decode, mixed, mixed_frac, load = _batches(grid, finish, prefill_tok)
     decode_step, mixed_step = grid.step(decode), grid.step(mixed)
-    swapped = 0.0 * evicted if recompute else 2.0 * evicted * grid.seq_kv_bytes(grid.isl_tok)
+    swapped = (evicted - again) * 2.0 * grid.seq_kv_bytes(grid.isl_tok)
     stall_s = finish * swap_s(swap_bytes=swapped,
                               host_link_bytes_s=grid.hardware.host_link.bandwidth_bytes_s.value)
     step_s = (1.0 - mixed_frac) * decode_step.total_s + mixed_frac * mixed_step.total_s + stall_s
@@ -157,5 +159,5 @@ def closed_loop(grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray) -> S
     limit = running_limit(grid, room)
     running = np.minimum(concurrency, limit)
     waiting = np.maximum(concurrency - running, 0.0)
-    kv_full: BoolOrArray = np.greater(waiting, 0.0) & np.less_equal(room.num_mean_seqs, grid.max_num_seqs)
+    kv_full: BoolOrArray = np.greater(waiting, 0.0) & np.less_equal(room.num_seqs, grid.max_num_seqs)
     return batch_state(grid, num_seqs=running, num_waiting=waiting, kv_full=kv_full)

@@ -14,6 +14,13 @@ WIDE = 112
 """Columns from which the memory figures stand beside the outcome instead of below it."""
 
 
+def _queued(num_seqs: float | None) -> str:
+    """Mean queue, unbounded where the load exceeds the capacity; less than a hundredth is none."""
+    if num_seqs is None:
+        return "no end"
+    return grouped(num_seqs if num_seqs >= 0.01 else 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A header, and how the cell of a plan is written."""
@@ -45,7 +52,7 @@ OUTCOME = (
 )
 BATCH = (
     Column("running\n/repl.", _of(lambda o: grouped(o.num_running_seqs))),
-    Column("queued\n/repl.", _of(lambda o: grouped(o.num_queued_seqs))),
+    Column("queued\n/repl.", _of(lambda o: _queued(o.num_queued_seqs))),
     Column("KV tokens\n/repl.", lambda plan: count(plan.memory.kv_capacity_tok) if plan.memory else MISSING),
     Column("preempt\n/req", _of(lambda o: grouped(o.preemptions_per_req, 2))),
 )
