@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Unpack
 
 from tpplanner.api.answer import Answer
-from tpplanner.api.question import question
+from tpplanner.api.question import Asked, question
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.planner.recommend import recommend as recommend_question
 
 __all__ = ["Answer", "compare_engines", "question", "recommend"]
 
 
-def recommend(*, flip_points: bool = True, **asked: object) -> Answer:
+def recommend(*, flip_points: bool = True, **asked: Unpack[Asked]) -> Answer:
     """Recommend a tensor-parallel degree.
 
     Parameters
@@ -57,19 +58,18 @@ def recommend(*, flip_points: bool = True, **asked: object) -> Answer:
     >>> [plan.tp for plan in answer.plans]
     [1, 2, 4, 8]
     """
-    return Answer(recommend_question(question(**asked), with_flip_points=flip_points))  # type: ignore[arg-type]
+    return Answer(recommend_question(question(**asked), with_flip_points=flip_points))
 
 
-def compare_engines(engines: Sequence[str], **asked: object) -> list[Answer]:
+def compare_engines(engines: Sequence[str], **asked: Unpack[Asked]) -> list[Answer]:
     """Recommend for the same question with each engine profile, in order.
 
-    Without a number of GPUs the first engine's answer sets it, so that all have the same machine.
-    ``switches`` apply to none of them: the point is to compare the profiles as they are.
+    Everything but the engine is that of the first one: sampling policy, limits, and the number of GPUs
+    where it was asked for. ``switches`` apply to none: the point is to compare the profiles as they are.
     """
-    answers: list[Answer] = []
-    base = question(**{**asked, "engine": engines[0], "switches": None})  # type: ignore[arg-type]
-    for name in engines:
-        profile = load_engine(name)
-        fair = replace(base, engine=profile)
-        answers.append(Answer(recommend_question(fair, with_flip_points=False)))
-    return answers
+    asked["engine"] = engines[0]
+    asked["switches"] = None
+    base = question(**asked)
+    return [
+        Answer(recommend_question(replace(base, engine=load_engine(name)), with_flip_points=False)) for name in engines
+    ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Required, TypedDict, TypeVar
 
 from tpplanner.domain.engine import EngineProfile, Preemption, SamplingPolicy
 from tpplanner.domain.hardware import HardwareProfile
@@ -69,6 +69,34 @@ def _choice(policies: type[Policy], name: str, place: str) -> Policy:
     if name not in known:
         raise WorkloadError(f"{place}: unknown policy {name!r}; known: {', '.join(known)}. {nearest(name, known)}".rstrip())
     return policies(name)
+
+
+class Asked(TypedDict, total=False):
+    """Arguments of a question; ``recommend`` documents them."""
+
+    model: Required[str | ModelSpec]
+    gpus: Required[str | tuple[int | None, HardwareProfile]]
+    isl: Required[int]
+    osl: Required[int]
+    engine: str | EngineProfile
+    switches: Mapping[str, bool] | None
+    request_rate: float | None
+    concurrency: float | None
+    batch_per_gpu: float | None
+    concurrency_per_replica: float | None
+    offline: bool
+    ttft_ms: float | None
+    tpot_ms: float | None
+    dtype: str | None
+    kv_cache_dtype: str | None
+    gpu_memory_utilization: float | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
+    non_kv_overhead_gib: float | None
+    sampling: str | None
+    preemption: str | None
+    max_tp: int | None
+    price_usd_h: float | None
 
 
 def question(

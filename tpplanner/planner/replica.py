@@ -66,7 +66,8 @@ class KvRoom:
     """How many sequences the KV cache holds.
 
     ``num_seqs`` at mean length (prompt and half the output), or at full length where the engine
-    reserves it; ``fits_one`` whether a single request fits at its full length, ``fits_weights`` whether the weights leave anything at all.
+    reserves it; ``fits_one`` whether a single request fits at its full length; ``fits_weights``
+    whether the weights leave anything at all.
     """
 
     memory: MemorySplit
