@@ -22,8 +22,9 @@ def gains() -> None:
 
 
 def figure_10() -> None:
-    print("\n| model | engine | published K tok/s at t = 1, 2, 4, 8 | same batch per GPU | 256 per engine |\n|---|---|---|---|---|")
-    errors: dict[str, list[float]] = {"per GPU": [], "per engine": [], "per GPU, t < t_e": [], "per engine, t < t_e": []}
+    print("\n| model | engine | published K tok/s at t = 1, 2, 4, 8 | same batch per GPU | 256 per engine |")
+    print("|---|---|---|---|---|")
+    errors: dict[str, list[float]] = {n: [] for n in ("per GPU", "per engine", "per GPU, t < t_e", "per engine, t < t_e")}
     for model, (best, engines) in FIGURE_10.items():
         for engine, published in engines.items():
             cells = []

@@ -24,5 +24,6 @@ def test_wheel_alone_runs_the_same_recommendation(tmp_path):
         for p in (python, sys.executable)
     ]
     assert answers[0] == answers[1]
-    listed = subprocess.run([python, "-m", "tpplanner", "profiles", "list"], check=True, capture_output=True, text=True, cwd=tmp_path)
+    listing = [python, "-m", "tpplanner", "profiles", "list"]
+    listed = subprocess.run(listing, check=True, capture_output=True, text=True, cwd=tmp_path)
     assert "mi325x" in listed.stdout

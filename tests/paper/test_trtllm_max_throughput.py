@@ -52,6 +52,7 @@ def test_published_maximum_throughput_regret(capsys):
             regrets.append(1 - measured[chosen] / chosen / best)
     hits = sum(r <= 0.01 for r in regrets) / len(regrets)
     with capsys.disabled():
-        print(f"\n{len(regrets)} groups: hit rate {hits:.0%}, mean regret {statistics.mean(regrets):.1%}, worst {max(regrets):.1%}; "
-              f"throughput error mean {statistics.mean(errors):.1%}, median {statistics.median(errors):.1%} of {len(errors)} runs")
+        print(f"\n{len(regrets)} groups: hit rate {hits:.0%}, mean regret {statistics.mean(regrets):.1%}, worst "
+              f"{max(regrets):.1%}; throughput error mean {statistics.mean(errors):.1%}, "
+              f"median {statistics.median(errors):.1%} of {len(errors)} runs")
     assert statistics.mean(regrets) < 0.05

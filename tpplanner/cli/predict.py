@@ -30,4 +30,5 @@ def predict(cases_path: str, out_path: str, overwrite: bool) -> None:
     write_text_whole(Path(out_path), predictions_csv(done), overwrite=overwrite)
     good = sum(row["status"] == "ok" for row in done)
     oom = sum(row["status"] == "OOM" for row in done)
-    click.echo(f"{good} predicted, {oom} out of memory, {len(done) - good - oom} errors -> {out_path}", err=True)
+    bad = len(done) - good - oom
+    click.echo(f"{good} predicted, {oom} out of memory, {bad} {'error' if bad == 1 else 'errors'} -> {out_path}", err=True)

@@ -92,6 +92,8 @@ def _compare(names: str, output_format: str, save_dir: str | None, arguments: di
     engines = [name.strip() for name in names.split(",") if name.strip()]
     if len(engines) < 2:
         raise click.UsageError(f"--compare-engines needs two engines or more, A,B; got {names!r}")
+    if arguments["switches"] or arguments["preemption"] is not None:
+        raise click.UsageError("--compare-engines compares the profiles as they are: without --set and --preemption")
     if save_dir is not None or output_format == "csv":
         raise click.UsageError("--compare-engines goes with --format table or json, without --save-dir")
     answers = api.compare_engines(engines, **arguments)

@@ -100,5 +100,5 @@ def communication_s(
     """
     per_layer = collective_s(hardware, CollectiveOp.ALL_REDUCE, tp=tp, size_bytes=num_tok * work.hidden_bytes)
     op = CollectiveOp.ALL_TO_ALL if seq_parallel_sampling else CollectiveOp.ALL_GATHER
-    logits_bytes = num_sampled * work.vocab_size * work.lm_head.bytes_per_param
-    return 2.0 * work.num_layers * per_layer + collective_s(hardware, op, tp=tp, size_bytes=logits_bytes)
+    exchange = collective_s(hardware, op, tp=tp, size_bytes=num_sampled * work.row_logits_bytes)
+    return 2.0 * work.num_layers * per_layer + exchange

@@ -61,7 +61,7 @@ class ModelWork:
     replicated_activation_bytes_per_tok, sharded_activation_bytes_per_tok
         Traffic of norms, residuals and routing, which t does not divide, and of rotary embedding,
         gating and KV writes, which it does.
-    num_layers, hidden_bytes, vocab_size, vector_param_bytes, embedding_bytes
+    num_layers, hidden_bytes, row_logits_bytes, vector_param_bytes, embedding_bytes
         For launches, messages and memory.
     """
 
@@ -72,7 +72,7 @@ class ModelWork:
     sharded_activation_bytes_per_tok: float
     num_layers: int
     hidden_bytes: float
-    vocab_size: int
+    row_logits_bytes: float
     vector_param_bytes: float
     embedding_bytes: float
 
@@ -145,7 +145,7 @@ def work_of(model: ModelSpec) -> ModelWork:
         sharded_activation_bytes_per_tok=base * sum(g.num_layers * _sharded_elements(g) for g in groups),
         num_layers=model.num_layers,
         hidden_bytes=model.hidden_size * base,
-        vocab_size=model.vocab_size,
+        row_logits_bytes=model.vocab_size * base,
         vector_param_bytes=model.num_vector_params * base,
         embedding_bytes=model.vocab_size * model.hidden_size * base,
     )

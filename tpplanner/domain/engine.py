@@ -118,6 +118,10 @@ class EngineProfile:
     place: str = "<memory>"
 
     def __post_init__(self) -> None:
+        for name in ("layer_overhead_s", "overlap_overhead_s", "graph_bytes", "ratio_error_frac", "request_overhead_s"):
+            quantity: Quantity | None = getattr(self, name)
+            if quantity is not None and quantity.value < 0:
+                reject(ProfileError, name, "be >= 0", quantity.value, self.place)
         check_count(ProfileError, self.place, kv_block_size_tok=self.kv_block_size_tok,
                     max_num_seqs=self.max_num_seqs, max_num_batched_tokens=self.max_num_batched_tokens)
         check_real(ProfileError, self.place, minimum=0.01, maximum=1.0,

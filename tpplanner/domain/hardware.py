@@ -169,6 +169,10 @@ class HardwareProfile:
 
     def __post_init__(self) -> None:
         check_count(ProfileError, self.place, gpus_per_node=self.gpus_per_node)
+        for name in ("runtime_bytes", "runtime_bytes_per_rank", "price_usd_h"):
+            quantity: Quantity | None = getattr(self, name)
+            if quantity is not None and quantity.value < 0:
+                reject(ProfileError, name, "be >= 0", quantity.value, self.place)
         for name in ("hbm_bytes", "hbm_bytes_s"):
             if getattr(self, name).value <= 0:
                 reject(ProfileError, name, "be > 0", getattr(self, name).value, self.place)

@@ -135,7 +135,7 @@ def _utilisation(grid: ReplicaGrid, state: SteadyState) -> tuple[FloatOrArray, F
     # A replica whose mean batch is below one sequence stands still for the rest of the time.
     working = np.minimum(state.num_running_seqs, 1.0)
     busy = working * state.mean_of("device_s") / state.step_s
-    return busy, working * read / state.step_s / hardware.hbm_bytes_s.value, flop / state.step_s / peak
+    return busy, working * read / state.step_s / hardware.hbm_bytes_s.value, working * flop / state.step_s / peak
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from tpplanner.cost import (
     sampling,
 )
 from tpplanner.cost.work import work_of
+from tpplanner.domain.engine import EngineProfile
 from tpplanner.domain.explain import ExplainLine
 from tpplanner.domain.plan import DegreePlan, Outcome, Question
 from tpplanner.domain.quantity import Quantity
@@ -90,6 +91,11 @@ def _device(question: Question, plan: DegreePlan, outcome: Outcome) -> Iterator[
                 step.sampling_s, (task.fixed_s, task.per_seq_s))
 
 
+def _host_quantities(engine: EngineProfile) -> tuple[Quantity | None, ...]:
+    tasks = (engine.schedule, engine.prepare_input, engine.process_output)
+    return tuple(q for task in tasks for q in (task.fixed_s, task.per_seq_s, task.per_seq_per_log2_tp_s))
+
+
 def _host(question: Question, outcome: Outcome) -> Iterator[ExplainLine]:
     engine, step = question.engine, outcome.step
     for term, task, value in (
@@ -112,9 +118,10 @@ def _host(question: Question, outcome: Outcome) -> Iterator[ExplainLine]:
 def _around(question: Question, plan: DegreePlan, outcome: Outcome) -> Iterator[ExplainLine]:
     hw, engine, step = question.hardware, question.engine, outcome.step
     on = [n for n in ("async_sched", "early_feedback") if getattr(engine.switches, n)]
-    yield _line("hidden", overlap.EQUATION, f"on: {', '.join(on) or 'none'}", -step.hidden_s, (engine.schedule.fixed_s,))
-    yield _line("step", "scalable + communication + sampling + host - hidden",
-                f"non-scalable share {step.non_scalable_frac:.1%}", step.total_s, (engine.schedule.fixed_s,), level=0)
+    yield _line("hidden", overlap.EQUATION, f"on: {', '.join(on) or 'none'}", -step.hidden_s, _host_quantities(engine))
+    yield ExplainLine(term="step", equation="scalable + communication + sampling + host - hidden", level=0,
+                      inputs=f"non-scalable share {step.non_scalable_frac:.1%}", value=step.total_s, unit="s",
+                      provenance="", source="")
     if outcome.preemptions_per_req:
         yield _line("preemption", preemption.EQUATION,
                     f"{outcome.preemptions_per_req:.1f} per request, {outcome.recompute_tok_per_req:.0f} tokens recomputed, "
@@ -145,8 +152,7 @@ def explain(question: Question, plan: DegreePlan) -> list[ExplainLine]:
         ExplainLine(term="scalable", equation="linear + attention + element-wise + launch (T3)", inputs="sum of the four",
                     value=step.scalable_s, unit="s", provenance="", source="", level=1),
         *_device(question, plan, outcome),
-        _line("host", host.EQUATION, "T1 + T2 + T5", step.host_s,
-              (engine.schedule.per_seq_s, engine.process_output.per_seq_s)),
+        _line("host", host.EQUATION, "T1 + T2 + T5", step.host_s, _host_quantities(engine)),
         *_host(question, outcome),
         *_around(question, plan, outcome),
     ]

@@ -21,12 +21,17 @@ class Latency:
 def latency_of(grid: ReplicaGrid, state: SteadyState) -> Latency:
     """Latency of a request in ``state``.
 
-    TTFT = wait for a place + rest of the running step + prefill + fixed overhead of a request;
-    TPOT = mean step, since each step gives every decoding sequence one token. Gaps of
-    preempted sequences are charged to the step, not to their owner.
+    TTFT = wait for a place + rest of a step that others run + prefill + fixed overhead of a request.
+
+    TPOT = (time in the batch - prefill) / (O - 1), the time in the batch being S / X by Little's law: the
+    prefills of others slow a request's decode, its own does not; the prefills that follow a preemption do.
+    It is never below the step without prefill.
     """
+    others = np.maximum(state.num_running_seqs - 1.0, 0.0) / np.maximum(state.num_running_seqs, 1.0)
     overhead = grid.engine.request_overhead_s
-    ttft = state.admission_s + 0.5 * state.step_s + state.prefill_s + (overhead.value if overhead else 0.0)
-    tpot = np.where(np.greater(grid.osl_tok, 1), state.step_s, np.nan)
-    e2e = ttft + (grid.osl_tok - 1.0) * state.step_s
-    return Latency(ttft_s=ttft, tpot_s=tpot, e2e_s=e2e)
+    ttft = state.admission_s + 0.5 * others * state.step_s + state.prefill_s + (overhead.value if overhead else 0.0)
+    decode_steps = np.asarray(grid.osl_tok - 1.0, dtype=float)
+    decode_s = state.num_running_seqs / state.rate_req_s - state.prefill_s
+    per_token = np.maximum(decode_s / np.maximum(decode_steps, 1.0), state.decode_step.total_s)
+    tpot = np.where(decode_steps > 0, per_token, np.nan)
+    return Latency(ttft_s=ttft, tpot_s=tpot, e2e_s=ttft + np.where(decode_steps > 0, decode_steps * per_token, 0.0))

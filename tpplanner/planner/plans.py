@@ -132,9 +132,10 @@ def _why_not(question: Question, state: ClusterState, i: int) -> tuple[Reason, s
         return Reason.WEIGHTS, (f"weights {needed:.1f} GiB + activations and runtime {rest:.1f} GiB "
                                 f"> {usable:.1f} GiB usable per GPU")
     if not state.runs[i]:
-        room = int(_at(memory.kv_capacity_tok, i))
         asked = question.workload.isl_tok + question.workload.osl_tok
-        return Reason.KV_CACHE, f"KV cache holds {room:,} tokens, one request needs {asked:,}"
+        needed = _at(state.room.full_seq_bytes, i) / GIB
+        return Reason.KV_CACHE, (f"KV cache of {_at(memory.kv_bytes, i) / GIB:.2f} GiB per GPU, one request of "
+                                 f"{asked:,} tokens needs {needed:.2f} GiB")
     if question.load.mode is LoadMode.REQUEST_RATE and state.saturated[i]:
         return Reason.LOAD, (f"saturates at {float(state.capacity_req_s[i]):.3g} req/s, "
                              f"offered {question.load.value:.3g}")

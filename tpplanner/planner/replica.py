@@ -66,12 +66,13 @@ class KvRoom:
     """How many sequences the KV cache holds.
 
     ``num_seqs`` at mean length (prompt and half the output), or at full length where the engine
-    reserves it; ``fits_one`` whether a single request fits at its full length; ``fits_weights``
-    whether the weights leave anything at all.
+    reserves it; ``full_seq_bytes`` what one request takes at its full length and ``fits_one`` whether it
+    fits; ``fits_weights`` whether the weights leave anything at all.
     """
 
     memory: MemorySplit
     num_seqs: FloatOrArray
+    full_seq_bytes: FloatOrArray
     fits_one: BoolOrArray
     fits_weights: BoolOrArray
 
@@ -86,6 +87,7 @@ def kv_room(grid: ReplicaGrid) -> KvRoom:
     return KvRoom(
         memory=memory,
         num_seqs=np.maximum(kv_bytes / held, 1e-9),
+        full_seq_bytes=full_seq,
         fits_one=np.greater_equal(kv_bytes, full_seq),
         fits_weights=np.greater(memory.kv_bytes, 0.0),
     )

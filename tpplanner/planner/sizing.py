@@ -5,15 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from tpplanner.domain.plan import Question
+from tpplanner.domain.plan import MAX_GPUS, Question
 from tpplanner.domain.workload import LoadMode
 from tpplanner.errors import WorkloadError, reject
 from tpplanner.planner.cluster import evaluate
 from tpplanner.planner.degrees import candidate_degrees
 from tpplanner.planner.plans import grid_of
-
-MAX_REPLICAS = 2**17
-"""More replicas than this are a typing error in the load."""
 
 
 def _carried(question: Question, tps: Sequence[int], replicas: np.ndarray[tuple[int], np.dtype[np.float64]]) -> (
@@ -30,7 +27,7 @@ def fewest_gpus(question: Question) -> int | None:
     """Return the fewest GPUs with which some degree carries the load and meets the targets.
 
     More replicas never make it worse, so each degree's smallest number of replicas is found by
-    bisection. ``None``: no number up to ``MAX_REPLICAS`` replicas does (a target is out of reach, or the
+    bisection. ``None``: no number up to ``MAX_GPUS`` does (a target is out of reach, or the
     model does not fit).
 
     Raises
@@ -45,7 +42,7 @@ def fewest_gpus(question: Question) -> int | None:
     degrees = candidate_degrees(question.model, question.hardware, max(question.max_tp or node, node), question.max_tp)
     tps = [d.tp for d in degrees if not d.obstacle]
     low = np.zeros(len(tps))
-    high = np.full(len(tps), float(MAX_REPLICAS))
+    high = np.floor(MAX_GPUS / np.asarray(tps, dtype=float))
     possible = _carried(question, tps, high)
     if not possible.any():
         return None

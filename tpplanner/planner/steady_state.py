@@ -10,7 +10,8 @@ and the prefill tokens of the mean step are x I. Time enters last: the mean step
     T = (1 - f) step(b, 0) + f step(b, c)                                           (2)
 
 with b = x (O - 1) decoding sequences, a share f of the steps carrying c = x I / f prompt tokens.
-Then TPOT = T and a replica finishes X = x / T requests per second.
+A replica finishes X = x / T requests per second, so that a request spends S / X in the batch; see
+:mod:`tpplanner.planner.latency` for its TTFT and TPOT.
 """
 
 from dataclasses import dataclass
@@ -75,11 +76,11 @@ def _finish_rate_per_step(
     budget = grid.max_num_batched_tokens
 
     def prefill_steps(finish: FloatOrArray) -> FloatOrArray:
-        # Chunks of the prompt, and an M/D/1 wait for a prefill queue that is served by the budget.
+        # Chunks of the prompt, and an M/D/1 wait behind the prefills of others, which the budget serves.
         chunks = prefill_tok / (budget - finish * decode_steps)
         load = np.minimum(finish * chunks, 1.0 - 1e-12)
         wait = load / (2.0 * (1.0 - load)) * chunks
-        steps: FloatOrArray = np.maximum(num_prefills, chunks) + np.minimum(wait, num_seqs * chunks)
+        steps: FloatOrArray = np.maximum(num_prefills, chunks) + np.minimum(wait, (num_seqs - 1.0) * chunks)
         return steps
 
     # The token budget of a step serves decode first: x (O - 1) + x I <= budget.
@@ -93,7 +94,7 @@ def _finish_rate_per_step(
 
 
 def _batches(
-    grid: ReplicaGrid, finish: FloatOrArray, prefill_tok: FloatOrArray
+    grid: ReplicaGrid, num_seqs: FloatOrArray, finish: FloatOrArray, prefill_tok: FloatOrArray
 ) -> tuple[Batch, Batch, FloatOrArray, FloatOrArray]:
     """Return the decode-only batch, the mixed batch, the share of mixed steps and the prefill load."""
     decode_seqs = finish * (grid.osl_tok - 1.0)
@@ -101,8 +102,9 @@ def _batches(
     room = np.maximum(grid.max_num_batched_tokens - decode_seqs, 1.0)
     unit = np.minimum(prefill_tok, room)
     load = np.minimum(per_step / room, 1.0)
-    # Prompts arrive at random steps; a step carries at least one with 1 - exp(-arrivals).
-    mixed_frac = np.clip(np.maximum(1.0 - np.exp(-per_step / unit), load), 1e-12, 1.0)
+    # Each of S sequences is in prefill at a random step: none is with (1 - arrivals / S)**S. Exact for one sequence.
+    idle_chance = np.maximum(1.0 - per_step / unit / num_seqs, 0.0) ** num_seqs
+    mixed_frac = np.clip(np.maximum(1.0 - idle_chance, load), 1e-12, 1.0)
     chunk = per_step / mixed_frac
     context = grid.isl_tok + grid.osl_tok / 2.0
     decode = Batch(num_decode_seqs=decode_seqs, decode_context_tok=context)
@@ -122,7 +124,8 @@ def batch_state(
     Parameters
     ----------
     num_seqs
-        Sequences in prefill or decode; may be a fraction (a mean).
+        Sequences in prefill or decode, a mean. Below 1 the replica stands still for the rest of the time: its
+        steps are those of one sequence.
     num_waiting
         Requests outside the batch.
     kv_full
@@ -135,16 +138,17 @@ def batch_state(
         evicted = 0.0 * evicted
     again = evicted if policy is Preemption.RECOMPUTE else 0.0 * evicted
     prefill_tok = grid.isl_tok * (1.0 + again)
-    finish, prefill_steps = _finish_rate_per_step(grid, num_seqs, prefill_tok, 1.0 + again)
-    decode, mixed, mixed_frac, load = _batches(grid, finish, prefill_tok)
+    working, held = np.minimum(num_seqs, 1.0), np.maximum(num_seqs, 1.0)
+    finish, prefill_steps = _finish_rate_per_step(grid, held, prefill_tok, 1.0 + again)
+    decode, mixed, mixed_frac, load = _batches(grid, held, finish, prefill_tok)
     decode_step, mixed_step = grid.step(decode), grid.step(mixed)
     swapped = (evicted - again) * 2.0 * grid.seq_kv_bytes(grid.isl_tok)
     stall_s = finish * swap_s(swap_bytes=swapped,
                               host_link_bytes_s=grid.hardware.host_link.bandwidth_bytes_s.value)
     step_s = (1.0 - mixed_frac) * decode_step.total_s + mixed_frac * mixed_step.total_s + stall_s
-    rate = finish / step_s
+    rate = working * finish / step_s
     return SteadyState(
-        num_running_seqs=num_seqs + 0.0 * rate, num_decode_seqs=decode.num_decode_seqs,
+        num_running_seqs=num_seqs + 0.0 * rate, num_decode_seqs=working * decode.num_decode_seqs,
         num_queued_seqs=num_waiting + 0.0 * rate, rate_req_s=rate, step_s=step_s,
         prefill_s=prefill_steps / (1.0 + again) * mixed_step.total_s,
         admission_s=num_waiting / rate, prefill_util_frac=load, preemptions_per_req=evicted,
