@@ -10,14 +10,19 @@ True
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tpplanner.api import Answer, compare_engines, question, recommend
+    from tpplanner.api import Answer, compare_engines, load_model, question, recommend
+    from tpplanner.errors import TpplannerError
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "__version__", "compare_engines", "question", "recommend"]
+__all__ = ["Answer", "TpplannerError", "__version__", "compare_engines", "load_model", "question", "recommend"]
 
 
 def __getattr__(name: str) -> object:
     # Importing tpplanner.units or tpplanner.errors must not load numpy.
+    if name == "TpplannerError":
+        from tpplanner.errors import TpplannerError
+
+        return TpplannerError
     if name in __all__:
         from tpplanner import api
 

@@ -1,6 +1,8 @@
 """Many deployments at once."""
 
 import csv
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 import tpplanner
 from tpplanner.cli.main import main
 from tpplanner.errors import TpplannerError, WorkloadError
-from tpplanner.io.cases import parse_case, predictions_csv, read_cases
+from tpplanner.io.cases import PREDICTION_COLUMNS, parse_case, predictions_csv, read_cases
 
 HEADER = "id,model,system,engine,tp,isl,osl,concurrency,request_rate,batch,offline,dtype,kv_cache_dtype,max_num_seqs,ep"
 ROWS = {
@@ -65,6 +67,63 @@ def test_bad_file_is_exit_2_and_writes_nothing(tmp_path, capsys, text):
     assert not rows
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize("kind", ["device", "folder", "pipe", "missing"])
+def test_cases_must_be_a_regular_file(tmp_path, capsys, kind):
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "cases"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "--cases", str(path), "--out", str(tmp_path / "out.csv")])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert ("No such file" if kind == "missing" else "is no regular file") in err
+
+
+def test_a_file_is_read_up_to_a_limit(tmp_path, monkeypatch):
+    path = tmp_path / "cases.csv"
+    path.write_text(f"{HEADER}\n{ROWS['closed']}\n")
+    monkeypatch.setattr("tpplanner.io.cases.MAX_BYTES", path.stat().st_size)
+    assert len(read_cases(path).rows) == 1
+    monkeypatch.setattr("tpplanner.io.cases.MAX_BYTES", path.stat().st_size - 1)
+    with pytest.raises(WorkloadError, match="is larger than"):
+        read_cases(path)
+
+
+def test_a_row_with_more_cells_than_the_header_is_an_error(tmp_path):
+    long = ROWS["closed"].replace("closed", "long") + ",surplus,"
+    code, rows = predict(tmp_path, f"{HEADER}\n{long}\n{ROWS['closed']}\n")
+    assert code == 0
+    assert rows["long"]["status"] == "error: cells must be as many as the columns of the header, got 2 more"
+    assert rows["long"]["pred_tpot_ms"] == ""
+    assert rows["closed"]["status"] == "ok"
+
+
+def test_notes_on_stderr(tmp_path, capsys):
+    rate = ROWS["open"].replace("open", "fast").replace("1.5", "1500")
+    long = ROWS["closed"].replace("closed", "long").replace("1024,1024", "200000,1024")
+    with_ep = ROWS["closed"].replace("closed", "cut") + "8"
+    code, rows = predict(tmp_path, "\n".join([HEADER, rate, long, with_ep, ROWS["open"], ROWS["open"]]) + "\n")
+    assert code == 0
+    assert rows["fast"]["status"] == "ok"
+    assert rows["fast"]["pred_ttft_ms"] == ""
+    assert list(rows["fast"]) == list(PREDICTION_COLUMNS)
+    assert capsys.readouterr().err.splitlines()[:4] == [
+        "duplicate ids: open",
+        "ep has no effect (1 row): experts cost the same shared out whole or cut",
+        "isl + osl exceed the context limit of the model in 1 row",
+        "request_rate exceeds the capacity in 1 row: throughput is the capacity, the TTFT has no mean",
+    ]
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 5
+
+
+def test_no_notes_without_a_cause(tmp_path, capsys):
+    predict(tmp_path, f"{HEADER}\n{ROWS['open']}\n{ROWS['offline']}\n")
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_existing_output_needs_overwrite(tmp_path):

@@ -1,9 +1,10 @@
 import pytest
-from builders import round_hardware
+from builders import q, round_hardware
 
 from tpplanner.cost.amdahl import best_degree, rule_of_thumb_degree, speedup
 from tpplanner.cost.energy import cost_usd_per_mtok, energy_j_per_tok, gpu_power_w
 from tpplanner.cost.preemption import evictions_per_request, swap_s
+from tpplanner.domain.hardware import Link
 
 EXACT = 1e-12
 
@@ -26,16 +27,17 @@ def test_energy_and_cost_by_hand():
 
 
 @pytest.mark.parametrize(("isl", "osl", "waiting", "expected"), [
-    (100, 250, 50, 2), (100, 250, 1, 1), (100, 250, 0, 0), (100, 99, 50, 0), (100, 100, 50, 1),
+    (100, 250, 50, 2), (100, 250, 1, 1), (100, 250, 0, 0), (100, 50, 50, 0), (100, 100, 50, 0.5), (100, 40, 50, 0),
 ])
 def test_evictions_by_hand(isl, osl, waiting, expected):
-    # floor(O / I), but no more than wait.
+    # O / I - 1/2, but no more than wait.
     assert evictions_per_request(isl_tok=isl, osl_tok=osl, num_waiting=waiting) == expected
 
 
 def test_swap_by_hand():
-    # 2 GB over 20 GB/s.
-    assert swap_s(swap_bytes=2e9, host_link_bytes_s=20e9) == pytest.approx(0.1, rel=EXACT)
+    # 2 GB over 80 % of 25 GB/s.
+    link = Link(name="PCIe", bandwidth_bytes_s=q(25e9, "bytes/s"), alpha_s=q(1e-6, "s"), busbw_frac=q(0.8))
+    assert swap_s(swap_bytes=2e9, link=link) == pytest.approx(0.1, rel=EXACT)
 
 
 def test_amdahl_by_hand():

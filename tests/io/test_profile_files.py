@@ -234,6 +234,30 @@ def test_check_suspects_sparsity_and_bandwidth(machine):
     assert "hbm_bytes_s is 335000 GB/s" in doubts
 
 
+def test_check_suspects_a_source_that_is_an_undefined_key(machine):
+    edit(machine / "datasheet.toml", 'unit = "TB/s", source = "sheet"', 'unit = "TB/s", source = "shet"')
+    record = {"value": 0.5, "unit": "1", "std_error": 0.1, "num_samples": 3}
+    write_fit(machine, quantities={
+        "power.busy_frac": record | {"source": "bench"},
+        "power.memory_frac": record | {"source": "key"},
+        "power.compute_frac": record | {"source": "samples/power.csv"},
+    }, sources={"key": "word"}, collectives=[])
+    assert [doubt for doubt in check_profile(str(machine)) if "source" in doubt] == [
+        "mine: hbm_bytes_s.source is 'shet', which datasheet.toml does not define in [sources]",
+        "mine: quantities.power.busy_frac.source is 'bench', which fitted.json does not define in [sources]",
+    ]
+
+
+def test_link_domain(machine):
+    assert load_hardware(str(machine)).link_domain_gpus is None
+    text = (machine / "datasheet.toml").read_text()
+    (machine / "datasheet.toml").write_text("link_domain_gpus = 4\n" + text)
+    assert load_hardware(str(machine)).link_domain_gpus == 4
+    for value, said in (("0", "link_domain_gpus"), ("2.5", "link_domain_gpus"), ("9", "at most gpus_per_node 8")):
+        (machine / "datasheet.toml").write_text(f"link_domain_gpus = {value}\n" + text)
+        assert said in error_of(load_hardware, str(machine))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -62,7 +62,7 @@ def test_machine_loads_and_is_plausible(name):
     assert 20 * GIB < profile.hbm_bytes.value < 300 * GIB
     assert profile.runtime_bytes.value == pytest.approx(1.2 * GIB, rel=1e-12)
     assert profile.runtime_bytes_per_rank.value == pytest.approx(0.42 * GIB, rel=1e-12)
-    doubts = [doubt for doubt in check_profile(name) if "outside" in doubt]
+    doubts = [doubt for doubt in check_profile(name) if "outside" in doubt or "does not define" in doubt]
     assert not doubts
 
 
@@ -82,9 +82,10 @@ def test_formats_follow_the_hardware():
     assert load_hardware("h100-sxm").peak_for("nvfp4").value == 989.4e12
 
 
-def test_bridged_pairs_are_nodes_of_two():
+def test_bridged_pairs_share_a_link_within_a_larger_node():
     nvl = load_hardware("h100-nvl")
-    assert (nvl.gpus_per_node, nvl.inter_link.name) == (2, "PCIe 5.0 x16")
+    assert (nvl.gpus_per_node, nvl.link_domain_gpus, nvl.inter_link.name) == (8, 2, "PCIe 5.0 x16")
+    assert load_hardware("h100-sxm").link_domain_gpus is None
     assert load_hardware("gb200").gpus_per_node == 72
     assert load_hardware("h100-sxm").gpus_per_node == 8
 
@@ -183,6 +184,11 @@ def test_engine_loads_and_says_where_its_numbers_come_from(name):
     for task in (profile.schedule, profile.process_output, *profile.sampling.values()):
         assert task.fixed_s.source
         assert task.fixed_s.value < 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_every_source_key_of_an_engine_is_defined(name):
+    assert not [doubt for doubt in check_profile(name) if "does not define" in doubt]
 
 
 def test_check_names_what_is_missing():

@@ -29,8 +29,8 @@ def test_whole_replicas_share_the_load(num_gpus, tp, replicas):
     assert state.concurrency_per_replica == pytest.approx(24 / replicas, rel=1e-12)
     one = on(tp, LoadMode.CONCURRENCY_PER_REPLICA, 24.0 / replicas, tp=float(tp))
     assert state.throughput_tok_s == pytest.approx(float(replicas * one.throughput_tok_s), rel=1e-12)
-    # Power of the GPUs in use, none of those left over.
-    assert state.power_w == pytest.approx(float(replicas * one.power_w), rel=1e-12)
+    # Power of the GPUs in use, and 100 W for each of those left over.
+    assert state.power_w == pytest.approx(float(replicas * one.power_w) + (num_gpus - replicas * tp) * 100.0, rel=1e-12)
 
 
 def test_the_modes_state_the_same_load_differently():
@@ -38,10 +38,12 @@ def test_the_modes_state_the_same_load_differently():
     same = [on(8, LoadMode.CONCURRENCY, 64.0, tp=2.0), on(8, LoadMode.BATCH_PER_GPU, 8.0, tp=2.0),
             on(8, LoadMode.CONCURRENCY_PER_REPLICA, 16.0, tp=2.0)]
     assert len({float(s.throughput_tok_s) for s in same}) == 1
-    # And a rate that leads to the same batch.
+    # And a rate that leads to the same batch: 16 in flight, less those that wait out the step of the others.
     rate = float(same[0].rate_req_s)
     opened = on(8, LoadMode.REQUEST_RATE, rate, tp=2.0)
-    assert opened.state.num_running_seqs == pytest.approx(16.0, rel=1e-6)
+    inside = float(same[0].state.num_running_seqs)
+    assert 15.5 < inside < 16.0
+    assert opened.state.num_running_seqs == pytest.approx(inside, rel=1e-6)
     assert opened.rate_req_s == pytest.approx(rate, rel=1e-6)
 
 
@@ -99,7 +101,7 @@ def test_offline_pays_for_preemption_where_memory_is_short():
     assert limit < 512
     queued = evaluate(short, num_gpus=1.0, mode=LoadMode.CONCURRENCY, value=limit + 100)
     calm = evaluate(short, num_gpus=1.0, mode=LoadMode.CONCURRENCY, value=limit)
-    assert offline.state.preemptions_per_req == queued.state.preemptions_per_req == 10
+    assert offline.state.preemptions_per_req == queued.state.preemptions_per_req == 9.5
     assert offline.throughput_tok_s == pytest.approx(float(queued.throughput_tok_s), rel=1e-12)
     assert 0.7 < offline.throughput_tok_s / calm.throughput_tok_s < 1.0
 
@@ -129,3 +131,21 @@ def test_targets_decide_who_is_feasible():
     assert evaluate(GRID, **batch, targets=Targets(tpot_s=tpot * 1.001)).feasible
     assert not evaluate(GRID, **batch, targets=Targets(tpot_s=tpot * 0.999)).meets_tpot
     assert not evaluate(GRID, **batch, targets=Targets(ttft_s=1e-6)).meets_ttft
+
+
+def test_replicas_do_not_straddle_nodes():
+    # Two nodes of 8 hold one TP 5 replica each, and 3 GPUs of each idle at 100 W; every GPU is paid for.
+    state = evaluate(replace(GRID, tp=5.0), num_gpus=16.0, mode=LoadMode.CONCURRENCY, value=24.0, price_usd_h=3.0)
+    assert state.num_replicas == 2
+    assert state.cost_usd_per_mtok == pytest.approx(float(16 * 3.0 / 3600 / state.throughput_tok_s * 1e6), rel=1e-12)
+
+
+def test_an_open_loop_saturates_at_the_capacity_with_preemption():
+    short = replace(GRID, hardware=SMALL_GPU, isl_tok=100.0, osl_tok=1000.0, max_num_seqs=512.0)
+    offline = evaluate(short, num_gpus=1.0, mode=LoadMode.OFFLINE)
+    capacity = float(offline.rate_req_s)
+    for factor, saturated in ((0.99, False), (1.01, True)):
+        state = evaluate(short, num_gpus=1.0, mode=LoadMode.REQUEST_RATE, value=capacity * factor)
+        assert bool(state.saturated) is saturated
+        assert state.capacity_req_s == pytest.approx(capacity, rel=1e-12)
+        assert state.rate_req_s <= capacity * (1 + 1e-9)

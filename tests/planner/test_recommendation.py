@@ -219,7 +219,7 @@ def test_swapped_bytes_are_explained():
     engine = replace(make_engine(), preemption=Preemption.SWAP)
     question = asked(OFFLINE, None, engine=engine, workload=Workload(isl_tok=512, osl_tok=4096))
     plan = plan_one(question, 2)
-    assert plan.outcome.preemptions_per_req == 8
+    assert plan.outcome.preemptions_per_req == 7.5
     assert plan.outcome.swap_bytes_per_req > 0
     assert any(line.term == "preemption" for line in explain(question, plan))
 

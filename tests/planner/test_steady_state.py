@@ -14,7 +14,7 @@ from tpplanner.domain.workload import Targets
 from tpplanner.planner.latency import latency_of
 from tpplanner.planner.open_loop import open_loop, slo_capacity
 from tpplanner.planner.replica import KvRoom, ReplicaGrid, kv_room
-from tpplanner.planner.steady_state import batch_state, closed_loop, running_limit
+from tpplanner.planner.steady_state import batch_state, closed_loop, outside_s, running_limit
 
 MODELS = (tiny_model(), tiny_model(GQA, WINDOWED), tiny_model(mlp=tiny_moe()), tiny_model(GQA, LINEAR))
 SMALL_GPU = replace(round_hardware(), hbm_bytes=replace(round_hardware().hbm_bytes, value=1.3e9))
@@ -176,10 +176,9 @@ def test_the_capacity_meets_the_targets_and_one_more_does_not(grid, ttft, tpot):
     assert bool(best.meets) is meets(1.0)
     assert 1.0 <= best.concurrency <= limit
     assert best.concurrency == int(best.concurrency)
-    assert bool(best.at_limit) is bool(best.concurrency == limit)
     if best.meets:
         assert meets(float(best.concurrency))
-        assert bool(best.at_limit) or not meets(float(best.concurrency) + 1)
+        assert best.concurrency == limit or not meets(float(best.concurrency) + 1)
 
 
 def test_preemption_by_recompute_and_by_swap():
@@ -205,8 +204,9 @@ def test_batches_of_the_mean_step_by_hand():
     grid = make_grid(tiny_model(), round_hardware(), round_engine(), isl_tok=100.0, osl_tok=250.0)
     calm = batch_state(grid, num_seqs=20.0)
     finish = float(calm.rate_req_s * calm.step_s)
-    # 2,048 tokens hold a prompt: x prompts arrive per step, each of 20 sequences brings one with x / 20.
-    assert calm.mixed_frac == pytest.approx(1 - (1 - finish / 20) ** 20, rel=1e-9)
+    # Each of 20 sequences is in prefill in n_p of its 249 + n_p steps; a mixed step needs one of them there.
+    prefill_steps = float(calm.prefill_s / calm.mixed_step.total_s)
+    assert calm.mixed_frac == pytest.approx(1 - (249 / (249 + prefill_steps)) ** 20, rel=1e-9)
     assert calm.num_decode_seqs == pytest.approx(249 * finish, rel=1e-12)
     assert calm.decode_batch.decode_context_tok == 225  # the prompt and half the output
     assert calm.mixed_batch.prefill_context_tok == 50  # half the prompt
@@ -250,16 +250,19 @@ def test_reserving_the_full_length_runs_fewer_and_preempts_none():
     reserve = replace(evict, engine=round_engine(preemption=Preemption.RESERVE))
     # (100 + 500 + 7.5) tokens in the mean against (100 + 1000 + 7.5).
     assert kv_room(evict).num_seqs / kv_room(reserve).num_seqs == pytest.approx(1107.5 / 607.5, rel=1e-12)
-    assert closed_loop(evict, kv_room(evict), 1000.0).preemptions_per_req == 10
+    assert closed_loop(evict, kv_room(evict), 1000.0).preemptions_per_req == 9.5
     assert closed_loop(reserve, kv_room(reserve), 1000.0).preemptions_per_req == 0
 
 
 def test_requests_beyond_the_batch_queue():
     grid = make_grid(tiny_model(), round_hardware(), round_engine())
     state = closed_loop(grid, kv_room(grid), 100.0)
-    # max_num_seqs 64: 36 wait, and each for 36 finishes.
-    assert (state.num_running_seqs, state.num_queued_seqs) == (64, 36)
-    assert state.admission_s == pytest.approx(float(36 / state.rate_req_s), rel=1e-12)
+    # max_num_seqs 64: of the other 36 those wait that are not outside for the rest of a step; each waits for as
+    # many finishes as are ahead of it.
+    outside = float(state.rate_req_s * outside_s(grid, state))
+    assert state.num_running_seqs == 64
+    assert state.num_queued_seqs == pytest.approx(36 - outside, rel=1e-9)
+    assert state.admission_s == pytest.approx(float(state.num_queued_seqs / state.rate_req_s), rel=1e-12)
     assert state.preemptions_per_req == 0  # not for want of memory
 
 
@@ -291,3 +294,14 @@ def test_prefill_only_replica_has_no_empty_steps():
     grid = make_grid(tiny_model(), round_hardware(), round_engine(), isl_tok=1024.0, osl_tok=1.0)
     prefill, _ = one_by_one_s(replace(grid, osl_tok=2.0))
     assert closed_loop(grid, kv_room(grid), 1.0).rate_req_s == pytest.approx(1.0 / prefill, rel=0.02)
+
+
+@pytest.mark.parametrize("overhead_s", [0.0, 0.03, 0.5])
+@pytest.mark.parametrize(("isl", "osl"), [(512.0, 64.0), (128.0, 8.0), (256.0, 512.0)])
+def test_littles_law_of_the_closed_loop(overhead_s, isl, osl):
+    # Every request in flight is somewhere: rate * e2e is the concurrency, whatever the batch, queue or overhead.
+    engine = round_engine(request_overhead_s=q(overhead_s, "s"))
+    grid = make_grid(tiny_model(), round_hardware(), engine, isl_tok=isl, osl_tok=osl)
+    concurrency = np.array([1.0, 2.0, 7.0, 40.0, 64.0, 200.0])
+    state = closed_loop(grid, kv_room(grid), concurrency)
+    np.testing.assert_allclose(state.rate_req_s * latency_of(grid, state).e2e_s, concurrency, rtol=0.02)

@@ -1,4 +1,7 @@
+import re
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from plan_factory import (
@@ -13,11 +16,18 @@ from plan_factory import (
     out_plan,
 )
 
-from tpplanner.domain.engine import Switches
+from tpplanner.domain.engine import Preemption, Switches
 from tpplanner.domain.plan import Recommendation
 from tpplanner.domain.workload import Load, LoadMode
 from tpplanner.errors import ProfileError
-from tpplanner.report.launch import bench_command, serve_command, serve_commands
+from tpplanner.report.launch import (
+    bench_command,
+    launch_script,
+    remarks,
+    serve_command,
+    serve_commands,
+    shown_lines,
+)
 
 OVERLAP = Switches(async_sched=True, early_feedback=True)
 
@@ -69,8 +79,9 @@ def test_trtllm() -> None:
     assert serve_command(rec, make_plan(2, 300.0)) == (
         "CUDA_VISIBLE_DEVICES=0,1 trtllm-serve meta-llama/Llama-3.1-70B-Instruct --tp_size 2 "
         "--max_batch_size 256 --max_num_tokens 8192 --kv_cache_free_gpu_memory_fraction 0.9 --port 8000"
-        "  # kv_cache_config.dtype: fp8 goes into the file of --extra_llm_api_options"
     )
+    file = "goes into the file of --extra_llm_api_options"
+    assert remarks(rec) == (f"kv_cache_config.dtype: fp8 {file}", f"disable_overlap_scheduler: true {file}")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +103,117 @@ def test_replicas_stay_within_a_node_and_name_it() -> None:
     lines = serve_commands(make_rec(), make_plan(6, 300.0, 16))
     assert [line.split()[0] for line in lines] == ["CUDA_VISIBLE_DEVICES=0,1,2,3,4,5"] * 2
     assert [line.rsplit("# ", 1)[1] for line in lines] == ["node 0", "node 1"]
+
+
+def test_ports_start_again_on_each_node() -> None:
+    # 20 GPUs in nodes of 8 at TP 4: two replicas on each of two nodes, one on the half node
+    lines = serve_commands(make_rec(), make_plan(4, 300.0, 20))
+    assert [re.search(r"DEVICES=(\S+) .*--port (\d+)  # (.*)", line).groups() for line in lines] == [
+        ("0,1,2,3", "8000", "node 0"), ("4,5,6,7", "8001", "node 0"), ("0,1,2,3", "8000", "node 1"),
+        ("4,5,6,7", "8001", "node 1"), ("0,1,2,3", "8000", "node 2"),
+    ]
+    rec = rec_with(hardware=make_hardware(gpus_per_node=4))
+    assert all("--port 8000 " in line for line in serve_commands(rec, make_plan(8, 300.0, 16)))
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "num_shown", "last"),
+    [
+        (8, 8, None),
+        (9, 8, "... and 1 more replica alike (launch.sh of --save-dir has them all)"),
+        (5000, 8, "... and 4,992 more replicas alike (launch.sh of --save-dir has the first 4,096)"),
+    ],
+)
+def test_the_terminal_shows_a_few_replicas(num_replicas: int, num_shown: int, last: str | None) -> None:
+    lines = shown_lines(make_rec(), make_plan(1, 300.0, num_replicas))
+    assert sum("vllm serve" in line for line in lines) == num_shown
+    assert (lines[-1] if last else None) == last
+    assert len(lines) == num_shown + (last is not None)
+
+
+def test_the_script_holds_all_up_to_a_limit() -> None:
+    rec = rec_with(model=make_model(weights="int4"))
+    script = launch_script(rec, make_plan(1, 300.0, 9)).splitlines()
+    assert script[0] == "#!/bin/sh"
+    assert "# needs a checkpoint in int4" in script
+    assert sum("vllm serve" in line for line in script) == 9
+    assert script[-1].startswith("vllm bench serve")
+    assert not any(line.startswith("...") for line in script)
+    script = launch_script(rec, make_plan(1, 300.0, 5000)).splitlines()
+    assert sum("vllm serve" in line for line in script) == 4096
+    assert "# ... and 904 more replicas alike, left out" in script
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "launcher", "said"),
+    [
+        ("Qwen/Qwen3-8B", "int4", "vllm", "needs a checkpoint in int4"),
+        ("Qwen/Qwen3-8B", "nvfp4", "sglang", "needs a checkpoint in nvfp4"),
+        ("Qwen/Qwen3-8B", "bf16", "vllm", None),
+        ("Qwen/Qwen3-8B-AWQ", "int4", "vllm", None),
+        ("Qwen/Qwen3-8B-AWQ", "int8", "vllm", "needs a checkpoint in int8"),
+        ("Qwen/Qwen3-8B-AWQ", "bf16", "vllm", "needs a checkpoint in bf16"),
+        ("RedHatAI/Llama-3.3-70B-Instruct-quantized.w8a8", "int8", "vllm", None),
+        ("nvidia/Llama-3.3-70B-Instruct-FP4", "nvfp4", "trtllm", None),
+        ("openai/gpt-oss-20b", "mxfp4", "vllm", None),
+        ("Qwen/Qwen3-8B", "fp8", "vllm", None),  # quantised on loading
+        ("Qwen/Qwen3-8B", "fp8", "trtllm", "needs a checkpoint in fp8"),
+        ("deepseek-ai/DeepSeek-V3", "fp8", "trtllm", None),
+    ],
+)
+def test_weights_that_the_checkpoint_must_bring(name: str, weights: str, launcher: str, said: str | None) -> None:
+    engine = make_engine(launcher=launcher, switches=Switches(async_sched=True))
+    rec = rec_with(model=make_model(name, weights=weights), engine=engine)
+    assert remarks(rec) == (() if said is None else (said,))
+
+
+@pytest.mark.parametrize("launcher", ["vllm", "sglang", "trtllm"])
+def test_a_local_model_is_served_from_its_directory(tmp_path: Path, launcher: str) -> None:
+    folder = tmp_path / "my llama"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    model = replace(make_model("my llama"), place=str(folder / "config.json"))
+    rec = rec_with(model=model, engine=make_engine(launcher=launcher))
+    for line in (serve_command(rec, make_plan(2, 1.0)), bench_command(rec, make_plan(2, 1.0))):
+        assert str(folder) in shlex.split(line)
+        assert "my llama" not in shlex.split(line)
+
+
+def test_a_packaged_model_and_one_of_the_hub_keep_their_id(tmp_path: Path) -> None:
+    cached = tmp_path / "config.json"
+    cached.write_text("{}")
+    model = replace(make_model("Qwen/Qwen3-8B"), place=str(cached))
+    assert "Qwen/Qwen3-8B" in serve_command(rec_with(model=model), make_plan(2, 1.0)).split()
+    alone = tmp_path / "tiny.json"
+    alone.write_text("{}")
+    rec = rec_with(model=replace(make_model("tiny"), place=str(alone)))
+    assert "tiny" in serve_command(rec, make_plan(2, 1.0)).split()
+    assert remarks(rec) == (f"tiny stands for the directory of the model that {alone} describes",)
+
+
+@pytest.mark.parametrize(
+    ("switches", "launcher", "said"),
+    [
+        (Switches(async_sched=True), "vllm", None),
+        (Switches(async_sched=True, early_feedback=True), "vllm", "need the Albireo plugin (arXiv 2606.01927)"),
+        (Switches(seq_parallel_sampling=True), "vllm", "need the Albireo plugin (arXiv 2606.01927)"),
+        (Switches(async_sched=True, early_feedback=True), "trtllm", None),
+        (Switches(async_sched=True, seq_parallel_sampling=True), "trtllm", "is not part of TensorRT-LLM"),
+    ],
+)
+def test_mechanisms_that_the_engine_does_not_have(switches: Switches, launcher: str, said: str | None) -> None:
+    told = remarks(rec_with(engine=make_engine(launcher=launcher, switches=switches)))
+    assert len(told) == (said is not None)
+    assert said is None or said in told[0]
+
+
+def test_a_cache_format_and_a_preemption_without_a_flag_are_remarked() -> None:
+    rec = rec_with(model=make_model(kv="int8"), engine=replace(make_engine(), preemption=Preemption.SWAP))
+    assert "--kv-cache-dtype" not in serve_command(rec, make_plan(2, 1.0))
+    assert remarks(rec) == (
+        "no flag of vLLM stores the KV cache in int8: these commands keep the model's own format",
+        "vLLM preempts by recompute, the plan by swap",
+    )
 
 
 def test_a_replica_across_nodes_sets_no_devices_and_says_so() -> None:

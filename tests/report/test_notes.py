@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
-from plan_factory import make_infeasible, make_outcome, make_plan, make_question, make_rec
+from plan_factory import make_engine, make_infeasible, make_outcome, make_plan, make_question, make_rec
 
 from tpplanner.domain.plan import FlipPoint
+from tpplanner.domain.quantity import Provenance
 from tpplanner.domain.workload import Load, LoadMode, Targets
-from tpplanner.report.notes import flip_sentence, load_sentence, notes
+from tpplanner.report.notes import comparison_notes, flip_sentence, load_sentence, notes, profile_lines
 
 
 def test_warnings_come_first_and_every_assumption_is_told() -> None:
@@ -38,6 +41,38 @@ def test_evidence_counts_provenance_and_names_what_is_extrapolated() -> None:
     # 3 tasks + 3 sampling policies, each one fitted and one datasheet number; 4 more of the datasheet.
     assert "evidence: vllm-0.11: 16 coefficients (6 fitted, 10 datasheet)" in lines
     assert "evidence: TP 8 is extrapolated outside the range of: num_seqs, comm" in lines
+
+
+def test_documented_defaults_are_counted_apart() -> None:
+    engine = make_engine()
+    changed = {
+        "layer_overhead_s": replace(engine.layer_overhead_s, source="default, not measured here"),
+        "graph_bytes": replace(engine.graph_bytes, source="Assumed, no measurement yet"),
+        "overlap_overhead_s": replace(
+            engine.overlap_overhead_s, source="default size, timed", provenance=Provenance.MEASURED
+        ),
+    }
+    line = profile_lines(make_rec(question=make_question(engine=replace(engine, **changed))))[1]
+    assert line == "vllm-0.11: 16 coefficients (1 measured, 6 fitted, 7 datasheet, 2 documented defaults)"
+
+
+def test_notes_of_a_comparison_say_once_what_is_common() -> None:
+    outcome = make_outcome(8, 540.1, extrapolated=("comm",))
+    first = make_rec(warnings=("too long", "queues"))
+    second = make_rec(
+        question=make_question(engine=make_engine("albireo")), warnings=("too long",),
+        plans=(make_plan(8, 540.1, outcome=outcome),),
+    )
+    lines = comparison_notes((first, second))
+    assert lines[:2] == ("warning: too long", "warning: vllm-0.11: queues")
+    assert sum(line.startswith("load: ") for line in lines) == 1
+    assert [line.split(" (")[0] for line in lines if line.startswith("settings")] == [
+        "settings: vllm-0.11", "settings: albireo",
+    ]
+    assert [line.split(":")[1] for line in lines if line.startswith("evidence")] == [
+        " h100-sxm", " vllm-0.11", " albireo", " albireo",
+    ]
+    assert lines[-1] == "evidence: albireo: TP 8 is extrapolated outside the range of: comm"
 
 
 def test_a_flip_downwards() -> None:

@@ -1,15 +1,16 @@
 """The library's front door: names and numbers in, typed answers out. The CLI calls nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Unpack
 
 from tpplanner.api.answer import Answer
 from tpplanner.api.question import Asked, question
-from tpplanner.io.profile_engine import load_engine
+from tpplanner.domain.engine import EngineProfile
+from tpplanner.errors import TpplannerError, WorkloadError, reject
+from tpplanner.io.model_config import load_model
 from tpplanner.planner.recommend import recommend as recommend_question
 
-__all__ = ["Answer", "compare_engines", "question", "recommend"]
+__all__ = ["Answer", "TpplannerError", "compare_engines", "load_model", "question", "recommend"]
 
 
 def recommend(*, flip_points: bool = True, **asked: Unpack[Asked]) -> Answer:
@@ -61,15 +62,26 @@ def recommend(*, flip_points: bool = True, **asked: Unpack[Asked]) -> Answer:
     return Answer(recommend_question(question(**asked), with_flip_points=flip_points))
 
 
-def compare_engines(engines: Sequence[str], **asked: Unpack[Asked]) -> list[Answer]:
+def compare_engines(engines: Sequence[str | EngineProfile], **asked: Unpack[Asked]) -> list[Answer]:
     """Recommend for the same question with each engine profile, in order.
 
-    Everything but the engine is that of the first one: sampling policy, limits, and the number of GPUs
-    where it was asked for. ``switches`` apply to none: the point is to compare the profiles as they are.
+    Each engine keeps its own limits (``max_num_seqs``, ``max_num_batched_tokens``, ``gpu_memory_utilization``,
+    ``preemption``) unless they are given. All use one sampling policy, the one given or the first engine's, and
+    one number of GPUs, the one given or the fewest that the first engine needs. ``switches`` apply to none: the
+    point is to compare the profiles as they are.
+
+    Raises
+    ------
+    TpplannerError
+        As `recommend`, and where there is no engine.
     """
-    asked["engine"] = engines[0]
-    asked["switches"] = None
-    base = question(**asked)
-    return [
-        Answer(recommend_question(replace(base, engine=load_engine(name)), with_flip_points=False)) for name in engines
-    ]
+    if not engines or isinstance(engines, str):
+        reject(WorkloadError, "engines", "be a list of at least one name", engines, "compare_engines")
+    asked["switches"], asked["engine"] = None, engines[0]
+    first = question(**asked)
+    asked["model"], asked["gpus"], asked["sampling"] = first.model, (first.num_gpus, first.hardware), first.sampling.value
+    answers = []
+    for engine in engines:
+        asked["engine"] = engine
+        answers.append(Answer(recommend_question(question(**asked), with_flip_points=False)))
+    return answers

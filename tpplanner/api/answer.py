@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tpplanner.domain.checks import check_count
 from tpplanner.domain.explain import ExplainLine
 from tpplanner.domain.plan import DegreePlan, Recommendation
-from tpplanner.errors import WorkloadError, reject
+from tpplanner.errors import OutputError, WorkloadError, reject
 from tpplanner.planner.explain import explain as explain_plan
 from tpplanner.planner.pareto import pareto_points
 from tpplanner.planner.predict import plan_one
@@ -83,14 +84,29 @@ class Answer:
                 reject(WorkloadError, "kind", "be throughput, step_split or pareto", kind, "plot")
 
     def explain(self, tp: int | None = None) -> list[ExplainLine]:
-        """Terms of one degree's mean step; the recommended degree where ``tp`` is None."""
+        """Terms of one degree's mean step; the recommended degree where ``tp`` is None.
+
+        Raises
+        ------
+        WorkloadError
+            If ``tp`` is no integer from 1 up.
+        """
         chosen = self.best_tp if tp is None else tp
         if chosen is None:
             return []
         return explain_plan(self.recommendation.question, self.plan(chosen))
 
     def plan(self, tp: int) -> DegreePlan:
-        """Return the plan of any degree, in the table or not."""
+        """Return the plan of any degree, in the table or not.
+
+        Raises
+        ------
+        WorkloadError
+            If ``tp`` is no integer from 1 up.
+        """
+        if tp is None:
+            reject(WorkloadError, "tp", "be an integer", tp, "plan")
+        check_count(WorkloadError, "plan", tp=tp)
         found = next((p for p in self.plans if p.tp == tp), None)
         return found or plan_one(self.recommendation.question, tp)
 
@@ -99,7 +115,7 @@ def check_outputs(folder: str | Path, *, overwrite: bool) -> None:
     """Raise ``OutputError`` where :func:`write_outputs` would; writes nothing."""
     from tpplanner.io.files import OutputFolder
 
-    OutputFolder(path=Path(folder), overwrite=overwrite).check(SAVED_FILES)
+    OutputFolder(path=_named(folder), overwrite=overwrite).check(SAVED_FILES)
 
 
 def write_outputs(answer: Answer, folder: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
@@ -112,14 +128,20 @@ def write_outputs(answer: Answer, folder: str | Path, *, overwrite: bool) -> tup
     """
     from tpplanner.io.files import OutputFolder
     from tpplanner.report.frame import to_csv
-    from tpplanner.report.launch import bench_command, serve_commands
+    from tpplanner.report.launch import launch_script
     from tpplanner.report.plots import figure_png_bytes
 
     rec = answer.recommendation
     contents: dict[str, str | bytes] = {"plan.json": answer.to_json(), "plan.csv": to_csv(rec)}
     if rec.best is not None:
-        commands = [*serve_commands(rec, rec.best), "", "# check it:", bench_command(rec, rec.best)]
-        contents["launch.sh"] = "#!/bin/sh\n" + "\n".join(commands) + "\n"
+        contents["launch.sh"] = launch_script(rec, rec.best)
     for kind in _FIGURES:
         contents[f"{kind}.png"] = figure_png_bytes(answer.plot(kind))
-    return OutputFolder(path=Path(folder), overwrite=overwrite).write(contents)
+    return OutputFolder(path=_named(folder), overwrite=overwrite).write(contents)
+
+
+def _named(folder: str | Path) -> Path:
+    # Path("") is the current folder, which nobody asked for by an empty variable of a shell.
+    if not str(folder).strip():
+        reject(OutputError, "folder", "be named", str(folder), "--save-dir")
+    return Path(folder)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Required, TypedDict, TypeVar
+from typing import Required, TypedDict, TypeVar, Unpack, cast
 
 from tpplanner.domain.engine import EngineProfile, Preemption, SamplingPolicy
 from tpplanner.domain.hardware import HardwareProfile
@@ -18,6 +18,9 @@ from tpplanner.planner.sizing import sized
 from tpplanner.units import GIB, MS
 
 Policy = TypeVar("Policy", SamplingPolicy, Preemption)
+T = TypeVar("T")
+
+DEFAULT_ENGINE = "vllm-0.11"
 
 _LOADS: Mapping[str, LoadMode] = {
     "request_rate": LoadMode.REQUEST_RATE,
@@ -99,56 +102,82 @@ class Asked(TypedDict, total=False):
     price_usd_h: float | None
 
 
-def question(
-    *,
-    model: str | ModelSpec,
-    gpus: str | tuple[int | None, HardwareProfile],
-    isl: int,
-    osl: int,
-    engine: str | EngineProfile = "vllm-0.11",
-    switches: Mapping[str, bool] | None = None,
-    request_rate: float | None = None,
-    concurrency: float | None = None,
-    batch_per_gpu: float | None = None,
-    concurrency_per_replica: float | None = None,
-    offline: bool = False,
-    ttft_ms: float | None = None,
-    tpot_ms: float | None = None,
-    dtype: str | None = None,
-    kv_cache_dtype: str | None = None,
-    gpu_memory_utilization: float | None = None,
-    max_num_seqs: int | None = None,
-    max_num_batched_tokens: int | None = None,
-    non_kv_overhead_gib: float | None = None,
-    sampling: str | None = None,
-    preemption: str | None = None,
-    max_tp: int | None = None,
-    price_usd_h: float | None = None,
-) -> Question:
-    """Build a question from names and numbers; see :func:`tpplanner.recommend` for the parameters."""
-    spec = load_model(model, dtype=dtype, kv_cache_dtype=kv_cache_dtype) if isinstance(model, str) else model
-    if isinstance(gpus, str):
-        num_gpus, machine = parse_gpus(gpus)
-        hardware = load_hardware(machine)
-    else:
-        num_gpus, hardware = gpus
-    profile = engine_with(engine, switches)
-    if preemption is not None:
-        profile = replace(profile, preemption=_choice(Preemption, preemption, "--preemption"))
-    targets = Targets(ttft_s=None if ttft_ms is None else ttft_ms * MS,
-                      tpot_s=None if tpot_ms is None else tpot_ms * MS)
-    load = _load_of({"request_rate": request_rate, "concurrency": concurrency, "batch_per_gpu": batch_per_gpu,
-                     "concurrency_per_replica": concurrency_per_replica}, offline, targets)
-    asked = Question(
-        model=spec, hardware=hardware, engine=profile, num_gpus=num_gpus or hardware.gpus_per_node,
-        workload=Workload(isl_tok=isl, osl_tok=osl), load=load, targets=targets,
-        sampling=profile.default_sampling if sampling is None else _choice(SamplingPolicy, sampling, "--sampling"),
-        max_num_seqs=profile.max_num_seqs if max_num_seqs is None else max_num_seqs,
-        max_num_batched_tokens=(profile.max_num_batched_tokens if max_num_batched_tokens is None
-                                else max_num_batched_tokens),
-        gpu_memory_utilization=(profile.gpu_memory_utilization if gpu_memory_utilization is None
-                                else gpu_memory_utilization),
-        non_kv_overhead_bytes=None if non_kv_overhead_gib is None else non_kv_overhead_gib * GIB,
-        max_tp=max_tp, price_usd_h=price_usd_h, num_gpus_given=num_gpus is not None,
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "model": ((str, ModelSpec), "a name, a path or a ModelSpec"),
+    "gpus": ((str, tuple), "text such as 8xh100-sxm"),
+    "engine": ((str, EngineProfile), "a name, a path or an EngineProfile"),
+    "switches": ((Mapping,), "a mapping of switch to True or False"),
+    "offline": ((bool,), "True or False"),
+    **dict.fromkeys(("isl", "osl", "max_num_seqs", "max_num_batched_tokens", "max_tp"), ((int,), "an integer")),
+    **dict.fromkeys(("dtype", "kv_cache_dtype", "sampling", "preemption"), ((str,), "text")),
+}
+_REAL: tuple[tuple[type, ...], str] = ((int, float), "a number")
+
+
+def _check_types(asked: Mapping[str, object]) -> None:
+    """Refuse unknown, missing and wrongly typed arguments, so that none of them is a traceback further down."""
+    for name in ("model", "gpus", "isl", "osl"):
+        if asked.get(name) is None:
+            reject(WorkloadError, name, "be given", None, "question")
+    for name, value in asked.items():
+        if name not in Asked.__annotations__:
+            raise WorkloadError(f"question: unknown argument {name!r}. {nearest(name, Asked.__annotations__)}".rstrip())
+        types, wanted = _TYPES.get(name, _REAL)
+        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        if value is not None and not fits:
+            reject(WorkloadError, name, f"be {wanted}", value, "question")
+    for switch, on in cast(Mapping[str, object], asked.get("switches") or {}).items():
+        if not isinstance(on, bool):
+            reject(ProfileError, str(switch), "be True or False", on, "switches")
+
+
+def _either(given: T | None, default: T) -> T:
+    return default if given is None else given
+
+
+def _engine_of(asked: Asked) -> EngineProfile:
+    profile = engine_with(asked.get("engine", DEFAULT_ENGINE), asked.get("switches"))
+    preemption = asked.get("preemption")
+    if preemption is None:
+        return profile
+    return replace(profile, preemption=_choice(Preemption, preemption, "--preemption"))
+
+
+def _machine_of(gpus: str | tuple[int | None, HardwareProfile]) -> tuple[int | None, HardwareProfile]:
+    if not isinstance(gpus, str):
+        return gpus
+    num_gpus, machine = parse_gpus(gpus)
+    return num_gpus, load_hardware(machine)
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds * MS
+
+
+def question(**asked: Unpack[Asked]) -> Question:
+    """Build a question from names and numbers; see :func:`tpplanner.recommend` for the arguments.
+
+    Raises
+    ------
+    TpplannerError
+        On bad input, with the field, the rule, the value and the place.
+    """
+    _check_types(asked)
+    model, sampling, overhead_gib = asked["model"], asked.get("sampling"), asked.get("non_kv_overhead_gib")
+    num_gpus, hardware = _machine_of(asked["gpus"])
+    engine = _engine_of(asked)
+    targets = Targets(ttft_s=_seconds(asked.get("ttft_ms")), tpot_s=_seconds(asked.get("tpot_ms")))
+    built = Question(
+        model=model if isinstance(model, ModelSpec) else load_model(
+            model, dtype=asked.get("dtype"), kv_cache_dtype=asked.get("kv_cache_dtype")),
+        hardware=hardware, engine=engine, num_gpus=num_gpus or hardware.gpus_per_node,
+        workload=Workload(isl_tok=asked["isl"], osl_tok=asked["osl"]), targets=targets,
+        load=_load_of({name: cast(float | None, asked.get(name)) for name in _LOADS}, bool(asked.get("offline")), targets),
+        sampling=engine.default_sampling if sampling is None else _choice(SamplingPolicy, sampling, "--sampling"),
+        max_num_seqs=_either(asked.get("max_num_seqs"), engine.max_num_seqs),
+        max_num_batched_tokens=_either(asked.get("max_num_batched_tokens"), engine.max_num_batched_tokens),
+        gpu_memory_utilization=_either(asked.get("gpu_memory_utilization"), engine.gpu_memory_utilization),
+        non_kv_overhead_bytes=None if overhead_gib is None else overhead_gib * GIB,
+        max_tp=asked.get("max_tp"), price_usd_h=asked.get("price_usd_h"), num_gpus_given=num_gpus is not None,
     )
-    return asked if num_gpus is not None else sized(asked)
+    return built if num_gpus is not None else sized(built)

@@ -17,10 +17,14 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+             invoke_without_command=True)
 @click.version_option(__version__, prog_name="tpplanner")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Choose the tensor-parallel degree of LLM serving replicas, and say why."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for _command in (recommend, explain, predict, profiles, models):

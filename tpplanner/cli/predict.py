@@ -16,18 +16,18 @@ import click
 @click.option("--overwrite", is_flag=True, help="Replace an existing output file.")
 def predict(cases_path: str, out_path: str, overwrite: bool) -> None:
     """Predict many deployments at once; a bad row is reported in its status and stops no other."""
-    from tpplanner.api.cases import predict_rows
+    from tpplanner.api.cases import predict_rows, prediction_notes
     from tpplanner.io.cases import predictions_csv, read_cases
     from tpplanner.io.files import check_writable, write_text_whole
 
     check_writable(Path(out_path), overwrite=overwrite)
     cases = read_cases(cases_path)
-    if cases.ignored_columns:
-        click.echo(f"ignored columns: {', '.join(cases.ignored_columns)}", err=True)
     with click.progressbar(predict_rows(cases), length=len(cases.rows), label="predict", file=sys.stderr,
                            hidden=not sys.stderr.isatty()) as rows:
         done = list(rows)
     write_text_whole(Path(out_path), predictions_csv(done), overwrite=overwrite)
+    for note in prediction_notes(cases, done):
+        click.echo(note, err=True)
     good = sum(row["status"] == "ok" for row in done)
     oom = sum(row["status"] == "OOM" for row in done)
     bad = len(done) - good - oom

@@ -3,9 +3,12 @@
 import click
 
 
-@click.group()
-def profiles() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def profiles(context: click.Context) -> None:
     """List, show and check hardware and engine profiles."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @profiles.command("list")

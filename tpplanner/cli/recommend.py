@@ -18,7 +18,7 @@ def print_table(answer: Answer) -> None:
     import sys
 
     from tpplanner.report.headline import headline
-    from tpplanner.report.launch import bench_command, serve_commands
+    from tpplanner.report.launch import bench_command, shown_lines
     from tpplanner.report.notes import notes
     from tpplanner.report.table import table_text
 
@@ -29,18 +29,22 @@ def print_table(answer: Answer) -> None:
     click.echo(table_text(rec, width=width, terminal=terminal))
     if rec.best is not None:
         click.echo("\nLaunch:")
-        for command in serve_commands(rec, rec.best):
-            click.echo(f"  {command}")
+        for line in shown_lines(rec, rec.best):
+            click.echo(f"  {line}")
         click.echo(f"Check:\n  {bench_command(rec, rec.best)}")
     for note in notes(rec):
         click.echo(note, err=True)
 
 
 def print_comparison(answers: Sequence[Answer]) -> None:
-    """Print the engines side by side."""
+    """Print the engines side by side on stdout, notes on stderr."""
     from tpplanner.report.comparison import comparison_text
+    from tpplanner.report.notes import comparison_notes
 
-    click.echo(comparison_text([a.recommendation for a in answers]))
+    recs = [answer.recommendation for answer in answers]
+    click.echo(comparison_text(recs))
+    for note in comparison_notes(recs):
+        click.echo(note, err=True)
 
 
 def _show(answer: Answer, output_format: str) -> None:
@@ -63,8 +67,10 @@ def _show(answer: Answer, output_format: str) -> None:
               show_default=True)
 @click.option("--save-dir", metavar="DIR", help="Also write plan.json, plan.csv, launch.sh and three plots.")
 @click.option("--overwrite", is_flag=True, help="Let --save-dir replace existing files.")
+@click.pass_context
 def recommend(
-    compare_engines: str | None, output_format: str, save_dir: str | None, overwrite: bool, **given: Any
+    context: click.Context, /, compare_engines: str | None, output_format: str, save_dir: str | None,
+    overwrite: bool, **given: Any,
 ) -> int:
     """Recommend a tensor-parallel degree for a model, GPUs and traffic.
 
@@ -73,6 +79,8 @@ def recommend(
     """
     arguments = asked(**given)
     if compare_engines is not None:
+        if context.get_parameter_source("engine") is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError("--compare-engines names all the engines: without --engine")
         return _compare(compare_engines, output_format, save_dir, arguments)
     if save_dir is not None:
         from tpplanner.api.answer import check_outputs
@@ -92,8 +100,8 @@ def _compare(names: str, output_format: str, save_dir: str | None, arguments: di
     engines = [name.strip() for name in names.split(",") if name.strip()]
     if len(engines) < 2:
         raise click.UsageError(f"--compare-engines needs two engines or more, A,B; got {names!r}")
-    if arguments["switches"] or arguments["preemption"] is not None:
-        raise click.UsageError("--compare-engines compares the profiles as they are: without --set and --preemption")
+    if arguments["switches"]:
+        raise click.UsageError("--compare-engines compares the profiles as they are: without --set")
     if save_dir is not None or output_format == "csv":
         raise click.UsageError("--compare-engines goes with --format table or json, without --save-dir")
     answers = api.compare_engines(engines, **arguments)

@@ -48,6 +48,14 @@ def flop_per_query(attention: Attention, *, tp: FloatOrArray, context_tok: Float
     return context * per_key / tp
 
 
+def _bytes_per_query(
+    attention: Attention, *, tp: FloatOrArray, context_tok: FloatOrArray, kv_element_bytes: float
+) -> FloatOrArray:
+    """Traffic of one decoding sequence in one layer on one rank [bytes]: its cache; a state is also written back."""
+    held = layer_kv_bytes_per_seq(attention, tp=tp, context_tok=context_tok, kv_element_bytes=kv_element_bytes)
+    return 2.0 * held if isinstance(attention, LinearAttention) else held
+
+
 def decode_attention_s(
     work: ModelWork, hardware: HardwareProfile, *, tp: FloatOrArray, num_seqs: FloatOrArray,
     context_tok: FloatOrArray, kv_element_bytes: float, arithmetic: str = "bf16",
@@ -58,9 +66,7 @@ def decode_attention_s(
     flop_s = hardware.peak_for(arithmetic).value * efficiency.prefill_attention_compute.value
     total: FloatOrArray = 0.0
     for num_layers, attention in work.attentions:
-        read = layer_kv_bytes_per_seq(attention, tp=tp, context_tok=context_tok, kv_element_bytes=kv_element_bytes)
-        if isinstance(attention, LinearAttention):
-            read = 2.0 * read  # the state is read and written back
+        read = _bytes_per_query(attention, tp=tp, context_tok=context_tok, kv_element_bytes=kv_element_bytes)
         flop = flop_per_query(attention, tp=tp, context_tok=context_tok, absorbed=True)
         total = total + num_layers * roofline_s(
             compute_s=num_seqs * flop / flop_s, memory_s=num_seqs * read / bytes_s,
@@ -99,7 +105,7 @@ def attention_bytes(
     """KV cache that one rank reads for the decode rows of a batch [bytes]."""
     total: FloatOrArray = 0.0
     for num_layers, attention in work.attentions:
-        total = total + num_layers * batch.num_decode_seqs * layer_kv_bytes_per_seq(
+        total = total + num_layers * batch.num_decode_seqs * _bytes_per_query(
             attention, tp=tp, context_tok=batch.decode_context_tok, kv_element_bytes=kv_element_bytes
         )
     return total

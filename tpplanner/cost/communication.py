@@ -4,6 +4,8 @@ A measured curve of (operation, degree, size) wins; where there is none, alpha-b
 latency + bytes on the wire / (bus-bandwidth share * link), as nccl-tests defines bus bandwidth.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,14 +60,29 @@ def curve_s(curve: CollectiveCurve, size_bytes: FloatOrArray) -> NDArray[np.floa
     return beyond
 
 
-def _one_node_s(
+def _between_curves_s(
+    low: CollectiveCurve, high: CollectiveCurve, *, tp: FloatOrArray, size_bytes: FloatOrArray
+) -> FloatOrArray:
+    """Interpolate between the measured curves of two degrees, linear in log t and log latency [s]."""
+    weight = np.log(np.asarray(tp, dtype=float) / low.tp) / np.log(high.tp / low.tp)
+    log_s = (1.0 - weight) * np.log(curve_s(low, size_bytes)) + weight * np.log(curve_s(high, size_bytes))
+    return np.asarray(np.exp(log_s), dtype=float)
+
+
+def _one_domain_s(
     hardware: HardwareProfile, op: CollectiveOp, *, tp: FloatOrArray, size_bytes: FloatOrArray
 ) -> FloatOrArray:
-    modelled = alpha_beta_s(hardware.intra_link, op, tp=tp, size_bytes=size_bytes)
-    for curve in hardware.collectives:
-        if curve.op is op and np.any(np.equal(tp, curve.tp)):
-            modelled = np.where(np.equal(tp, curve.tp), curve_s(curve, size_bytes), modelled)
-    return modelled
+    """Time within one link domain: on a curve, between two curves, else alpha-beta [s]."""
+    time_s = alpha_beta_s(hardware.intra_link, op, tp=tp, size_bytes=size_bytes)
+    curves = sorted((c for c in hardware.collectives if c.op is op), key=lambda c: c.tp)
+    for low, high in pairwise(curves):
+        between = np.greater(tp, low.tp) & np.less(tp, high.tp)
+        if np.any(between):
+            time_s = np.where(between, _between_curves_s(low, high, tp=tp, size_bytes=size_bytes), time_s)
+    for curve in curves:
+        if np.any(np.equal(tp, curve.tp)):
+            time_s = np.where(np.equal(tp, curve.tp), curve_s(curve, size_bytes), time_s)
+    return time_s
 
 
 def collective_s(
@@ -73,15 +90,16 @@ def collective_s(
 ) -> FloatOrArray:
     """Time of one collective over ``tp`` ranks [s]; 0 at t = 1.
 
-    A replica larger than a node works in two levels: within each node, then between the nodes
-    with 1/g of the buffer per GPU over the inter-node link (g GPUs per node).
+    A replica larger than a link domain (the node, or less where only pairs are bridged) works in two
+    levels: within each domain, then between the domains with 1/g of the buffer per GPU over the
+    inter-node link (g GPUs per domain).
     """
-    g = hardware.gpus_per_node
-    inside = _one_node_s(hardware, op, tp=np.minimum(tp, g), size_bytes=size_bytes)
+    g = hardware.link_domain_gpus or hardware.gpus_per_node
+    inside = _one_domain_s(hardware, op, tp=np.minimum(tp, g), size_bytes=size_bytes)
     if np.any(np.greater(tp, g)):
-        nodes = np.maximum(np.asarray(tp, dtype=float) / g, 1.0)
-        between = alpha_beta_s(hardware.inter_link, op, tp=nodes, size_bytes=np.asarray(size_bytes) / g)
-        inside = inside + np.where(nodes > 1.0, between, 0.0)
+        domains = np.maximum(np.asarray(tp, dtype=float) / g, 1.0)
+        between = alpha_beta_s(hardware.inter_link, op, tp=domains, size_bytes=np.asarray(size_bytes) / g)
+        inside = inside + np.where(domains > 1.0, between, 0.0)
     return np.where(np.greater(tp, 1), inside, 0.0)
 
 

@@ -15,20 +15,21 @@ def gemm_s(
     bytes_per_param: float,
     flop_s: float,
     bytes_s: float,
+    num_params_read: FloatOrArray | None = None,
     sharpness: float = 4.0,
 ) -> FloatOrArray:
     """Time of multiplying ``num_tok`` rows by ``num_params`` weights on one rank [s].
 
     Parameters
     ----------
-    num_tok
-        Rows of the activation.
-    num_params
-        Weights held by this rank.
+    num_tok, num_params
+        Rows of the activation, and weights that each of them meets on this rank.
     bytes_per_param
         Storage of one weight, scales included [bytes].
     flop_s, bytes_s
         Achievable rates: peak times efficiency [flop/s, bytes/s].
+    num_params_read
+        Weights that are read, where that is more than one row meets (experts).
     sharpness
         Of the roofline's knee.
 
@@ -44,9 +45,9 @@ def gemm_s(
     >>> round(float(gemm_s(num_tok=1, num_params=1e9, bytes_per_param=2, flop_s=1e15, bytes_s=2e12)), 9)
     0.001
     """
-    compute_s = 2.0 * num_tok * num_params / flop_s
-    memory_s = num_params * bytes_per_param / bytes_s
-    return roofline_s(compute_s=compute_s, memory_s=memory_s, sharpness=sharpness)
+    read = num_params if num_params_read is None else num_params_read
+    return roofline_s(compute_s=2.0 * num_tok * num_params / flop_s, memory_s=read * bytes_per_param / bytes_s,
+                      sharpness=sharpness)
 
 
 def linear_class_s(
@@ -57,12 +58,11 @@ def linear_class_s(
     compute = efficiency.expert_compute if linear.is_expert else efficiency.gemm_compute
     memory = efficiency.expert_memory if linear.is_expert else efficiency.gemm_memory
     shard = linear.num_params * linear.shard_frac(tp)
-    return roofline_s(
-        compute_s=2.0 * num_tok * linear.num_active * shard
-        / (hardware.peak_for(linear.runs_as).value * compute.value),
-        memory_s=linear.num_copies_read(num_tok) * shard * linear.bytes_per_param
-        / (hardware.hbm_bytes_s.value * memory.value),
-        sharpness=efficiency.roofline_sharpness.value,
+    return gemm_s(
+        num_tok=num_tok, num_params=linear.num_active * shard,
+        num_params_read=linear.num_copies_read(num_tok) * shard, bytes_per_param=linear.bytes_per_param,
+        flop_s=hardware.peak_for(linear.runs_as).value * compute.value,
+        bytes_s=hardware.hbm_bytes_s.value * memory.value, sharpness=efficiency.roofline_sharpness.value,
     )
 
 

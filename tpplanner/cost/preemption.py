@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from tpplanner.domain.hardware import Link
 from tpplanner.domain.matrix import FloatOrArray
 
-EQUATION = "min(floor(O / I), waiting) evictions per request, each costs I tokens of prefill or 2 I kv_bytes over the host link"
+EQUATION = (
+    "min(max(O / I - 1/2, 0), waiting) evictions per request, each costs I tokens of prefill or 2 I kv_bytes over the host link"
+)
 
 
 def evictions_per_request(
@@ -16,7 +19,8 @@ def evictions_per_request(
     fits. A finished request frees I + O tokens; until the next one finishes the running sequences
     grow by O tokens in all. The scheduler fills the I + O at once with floor((I + O) / I) newcomers;
     the growth then evicts all but one of them, newest first: floor(O / I) evictions, each of about
-    I tokens. No more can be evicted than wait. Prompts longer than outputs are never evicted.
+    I tokens. Real lengths spread, so the steps of the floor blur into their mean, O / I - 1/2. No more can be
+    evicted than wait; outputs shorter than half a prompt evict nobody.
 
     Not modelled: unequal lengths (they raise it), prefix caching (it makes recomputation cheap).
 
@@ -27,9 +31,9 @@ def evictions_per_request(
     >>> float(evictions_per_request(isl_tok=100, osl_tok=250, num_waiting=0))
     0.0
     """
-    return np.minimum(np.floor(osl_tok / isl_tok), np.maximum(num_waiting, 0.0))
+    return np.minimum(np.maximum(osl_tok / isl_tok - 0.5, 0.0), np.maximum(num_waiting, 0.0))
 
 
-def swap_s(*, swap_bytes: FloatOrArray, host_link_bytes_s: float) -> FloatOrArray:
+def swap_s(*, swap_bytes: FloatOrArray, link: Link) -> FloatOrArray:
     """Time to move ``swap_bytes`` of one rank over its host link [s]; nothing hides it."""
-    return swap_bytes / host_link_bytes_s
+    return swap_bytes / (link.bandwidth_bytes_s.value * link.busbw_frac.value)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from tpplanner.domain.attention import Attention, GroupedQueryAttention, LatentAttention, LinearAttention
-from tpplanner.domain.matrix import FloatOrArray, Matrix, Role
+from tpplanner.domain.matrix import FloatOrArray, Matrix, Role, shard_frac
 from tpplanner.domain.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
 
 
@@ -32,7 +32,7 @@ class LinearClass:
 
     def shard_frac(self, tp: FloatOrArray) -> FloatOrArray:
         """Share of the class on one rank of ``tp``."""
-        return np.maximum(1.0 / np.asarray(tp, dtype=float), self.min_shard_frac)
+        return shard_frac(tp, self.min_shard_frac)
 
     def num_copies_read(self, num_tok: FloatOrArray) -> FloatOrArray:
         """Copies that at least one of ``num_tok`` tokens meets, routing being balanced and random.

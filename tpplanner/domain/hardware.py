@@ -140,7 +140,10 @@ class HardwareProfile:
     intra_link, inter_link, host_link
         Between the GPUs of a node; between nodes (share of one GPU); to the host's memory (swap).
     gpus_per_node
-        GPUs that share the intra-node link.
+        GPUs of one server (or of one NVLink domain that spans servers).
+    link_domain_gpus
+        GPUs that share the intra-node link, where that is less than the node (bridged pairs); beyond them
+        a replica pays ``inter_link``.
     runtime_bytes, runtime_bytes_per_rank
         Memory that is neither weights, activations nor KV: context and library buffers, and what
         communication adds on each rank when t > 1.
@@ -165,10 +168,11 @@ class HardwareProfile:
     price_usd_h: Quantity | None = None
     aliases: tuple[str, ...] = ()
     collectives: tuple[CollectiveCurve, ...] = ()
+    link_domain_gpus: int | None = None
     place: str = "<memory>"
 
     def __post_init__(self) -> None:
-        check_count(ProfileError, self.place, gpus_per_node=self.gpus_per_node)
+        check_count(ProfileError, self.place, gpus_per_node=self.gpus_per_node, link_domain_gpus=self.link_domain_gpus)
         for name in ("runtime_bytes", "runtime_bytes_per_rank", "price_usd_h"):
             quantity: Quantity | None = getattr(self, name)
             if quantity is not None and quantity.value < 0:

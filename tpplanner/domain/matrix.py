@@ -25,6 +25,19 @@ class Role(StrEnum):
     UNQUANTIZED = "unquantized"
 
 
+def shard_frac(tp: FloatOrArray, least: float) -> FloatOrArray:
+    """Share of a matrix on one rank of ``tp``: 1/t, but never less than ``least``.
+
+    Examples
+    --------
+    The K and V projections of 4 KV heads are replicated beyond t = 4.
+
+    >>> [float(shard_frac(t, 1 / 4)) for t in (2, 4, 8)]
+    [0.5, 0.25, 0.25]
+    """
+    return np.maximum(1.0 / np.asarray(tp, dtype=float), least)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
     """A linear of ``in_features`` x ``out_features``.
@@ -67,13 +80,5 @@ class Matrix:
         return self.num_active * self._params_per_copy
 
     def shard_frac(self, tp: FloatOrArray) -> FloatOrArray:
-        """Share of the matrix on one rank of ``tp``.
-
-        Examples
-        --------
-        >>> Matrix(name="k", in_features=8, out_features=8, min_shard_frac=1 / 4).shard_frac(8)
-        0.25
-        """
-        if isinstance(tp, int | float):
-            return max(1.0 / tp, self.min_shard_frac)
-        return np.maximum(1.0 / tp, self.min_shard_frac)
+        """Share of the matrix on one rank of ``tp``."""
+        return shard_frac(tp, self.min_shard_frac)

@@ -83,7 +83,8 @@ class Outcome:
 
     ``ttft_s`` is ``None`` where everything is queued at once, ``tpot_s`` where one token is asked for.
     ``binding`` is what limits the batch; ``num_queued_seqs`` wait outside the running batch.
-    ``capacity_req_s`` is the rate at which the replicas saturate.
+    ``capacity_req_s`` is the rate at which the replicas saturate. ``mixed_frac`` of the steps carry
+    ``mixed_prefill_tok`` prompt tokens each; ``swap_stall_s`` comes on top of the mean step where KV is swapped.
     """
 
     throughput_tok_s: float
@@ -103,6 +104,9 @@ class Outcome:
     swap_bytes_per_req: float
     kv_used_frac: float
     busy_frac: float
+    mixed_frac: float
+    mixed_prefill_tok: float
+    swap_stall_s: float
     step: StepSplit
     power_w: float
     energy_j_per_tok: float

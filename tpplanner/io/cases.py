@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,11 @@ LOADS = ("concurrency", "request_rate", "batch", "offline")
 OPTIONAL = ("dtype", "kv_cache_dtype", "gpu_memory_utilization", "max_num_seqs", "ep")
 PREDICTION_COLUMNS = ("id", "status", "pred_ttft_ms", "pred_tpot_ms", "pred_throughput_tok_s", "kv_capacity_tok")
 
+EXTRA_CELLS = "\x00extra"
+"""Key of a row, no column's name, that counts the cells it has beyond the header."""
+
 MAX_BYTES = 256 * 2**20
-"""A larger file is refused before it is read."""
+"""No more than this is read of a file; a larger one is refused."""
 
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"", "0", "false", "no", "off"})
@@ -51,9 +55,13 @@ class CaseFile:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            reject(WorkloadError, "size", f"be at most {MAX_BYTES} bytes", path.stat().st_size, str(path))
-        return path.read_text(encoding="utf-8-sig")
+        if path.exists() and not path.is_file():
+            raise WorkloadError(f"{path}: is no regular file")
+        with open(path, "rb") as handle:
+            content = handle.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise WorkloadError(f"{path}: is larger than {MAX_BYTES} bytes")
+        return content.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         why = "is not UTF-8 text" if isinstance(error, ValueError) else (getattr(error, "strerror", "") or str(error))
         raise WorkloadError(f"{path}: {why}") from error
@@ -69,9 +77,9 @@ def read_cases(path: str | Path) -> CaseFile:
     """
     place = Path(path)
     try:
-        reader = csv.DictReader(io.StringIO(_text(place), newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(_text(place), newline=""), strict=True, restkey=EXTRA_CELLS)
         columns = [c.strip() for c in reader.fieldnames or ()]
-        rows = [{k.strip(): (v or "").strip() for k, v in row.items() if isinstance(k, str) and not isinstance(v, list)}
+        rows = [{k.strip(): str(len(v)) if isinstance(v, list) else (v or "").strip() for k, v in row.items()}
                 for row in reader]
     except csv.Error as error:
         raise WorkloadError(f"{place}: is no CSV file ({error})") from error
@@ -85,7 +93,12 @@ def read_cases(path: str | Path) -> CaseFile:
     if not rows:
         reject(WorkloadError, "rows", "be at least one", 0, str(place))
     known = {*REQUIRED, *LOADS, *OPTIONAL}
-    return CaseFile(rows=tuple(rows), ignored_columns=tuple(c for c in columns if c not in known))
+    return CaseFile(rows=tuple(rows), ignored_columns=tuple(c for c in columns if c and c not in known))
+
+
+def duplicate_ids(cases: CaseFile) -> tuple[str, ...]:
+    """Return the ids that more than one row has, in the order of the file."""
+    return tuple(name for name, num in Counter(row.get("id", "") for row in cases.rows).items() if num > 1 and name)
 
 
 def _number(row: Mapping[str, str], column: str) -> float | None:
@@ -129,6 +142,8 @@ def parse_case(row: Mapping[str, str]) -> Case:
     WorkloadError
         Naming the column, the rule and the value.
     """
+    if EXTRA_CELLS in row:
+        raise WorkloadError(f"cells must be as many as the columns of the header, got {row[EXTRA_CELLS]} more")
     for column in ("id", "model", "system", "engine"):
         if not row.get(column):
             reject(WorkloadError, column, "be given", "nothing")
@@ -150,7 +165,7 @@ def parse_case(row: Mapping[str, str]) -> Case:
 
 
 def predictions_csv(rows: Sequence[Mapping[str, object]] | Iterator[Mapping[str, object]]) -> str:
-    """Return predictions as CSV text with the documented columns; None is an empty cell."""
+    """Return predictions as CSV text with the documented columns, other keys left out; None is an empty cell."""
     out = io.StringIO()
     writer = csv.DictWriter(out, PREDICTION_COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -1,6 +1,7 @@
 """Loading a profile of either kind, and looking a profile over: what is valid but doubtful."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,8 @@ from tpplanner.io.profile_files import (
     lookup_engine,
     lookup_machine,
     machine_files,
+    read_json,
+    read_toml,
     reject_unknown,
 )
 from tpplanner.io.profile_hardware import read_hardware
@@ -25,6 +28,9 @@ _PLAUSIBLE: Final = {
     "hbm_bytes_s": (200.0 * GB, 30_000.0 * GB, float(GB), "GB/s"),
 }
 """From an 8 GB card to twice the largest memory announced; field -> low, high, unit in SI, unit."""
+
+_KEY: Final = re.compile(r"[\w-]+")
+"""What looks like a key of ``[sources]``; texts have spaces, file names and links other punctuation."""
 
 _RATIOS: Final = {
     "fp16": (1.0, 2.0),
@@ -73,8 +79,8 @@ def check_profile(name: str, *, extra_dirs: Sequence[Path] = ()) -> list[str]:
     """
     profile = load_profile(name, extra_dirs=extra_dirs)
     if isinstance(profile, HardwareProfile):
-        return list(_hardware_doubts(profile))
-    return list(_engine_doubts(profile))
+        return [*_hardware_doubts(profile), *_source_doubts(profile)]
+    return [*_engine_doubts(profile), *_source_doubts(profile)]
 
 
 def _hardware_doubts(profile: HardwareProfile) -> Iterator[str]:
@@ -117,6 +123,37 @@ def _engine_doubts(profile: EngineProfile) -> Iterator[str]:
     yield from _slow(profile.name, "overlap_overhead_s", profile.overlap_overhead_s, 10e-3)
     if profile.switches.async_sched and profile.overlap_overhead_s.value == 0:
         yield f"{profile.name}: async_sched is on and overlap_overhead_s is 0"
+
+
+def _source_doubts(profile: HardwareProfile | EngineProfile) -> Iterator[str]:
+    """Name the sources that are one word and no key of the file's [sources]: a key misspelt, most likely."""
+    path = Path(profile.place)
+    if not path.is_file():  # a path that messages cannot show as it is
+        return
+    fitted = path.with_name(FITTED)
+    files = [(path, read_toml(path))]
+    if isinstance(profile, HardwareProfile) and fitted.is_file():
+        files.append((fitted, read_json(fitted)))
+    for file, data in files:
+        known = data.get("sources", {})
+        for dotted, source in _sources(data, ""):
+            if _KEY.fullmatch(source) and (not isinstance(known, Mapping) or source not in known):
+                yield f"{profile.name}: {dotted}.source is {source!r}, which {file.name} does not define in [sources]"
+
+
+def _sources(item: object, dotted: str) -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, source) for every record of a file, at any depth."""
+    if isinstance(item, Mapping):
+        if isinstance(item.get("source"), str):
+            yield dotted, item["source"]
+        entries = [(f"{dotted}.{key}" if dotted else str(key), entry) for key, entry in item.items()
+                   if dotted or key != "sources"]
+    elif isinstance(item, list):
+        entries = [(f"{dotted}[{i}]", entry) for i, entry in enumerate(item)]
+    else:
+        return
+    for name, entry in entries:
+        yield from _sources(entry, name)
 
 
 def _slow(name: str, field: str, quantity: Quantity, limit_s: float) -> Iterator[str]:

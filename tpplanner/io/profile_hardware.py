@@ -78,12 +78,14 @@ _PLAIN: Final[dict[str, type]] = {
     "aliases": tuple,
     "inherits": tuple,
     "gpus_per_node": int,
+    "link_domain_gpus": int,
     **{f"{link}.name": str for link in LINKS},
     "collectives": tuple,
 }
 SCHEMA: Final = Schema(quantities=_QUANTITIES, plain=_PLAIN)
 _DEFAULTS_SCHEMA: Final = Schema(
-    quantities=_QUANTITIES, plain={"gpus_per_node": int, **{f"{link}.name": str for link in LINKS}}
+    quantities=_QUANTITIES,
+    plain={"gpus_per_node": int, "link_domain_gpus": int, **{f"{link}.name": str for link in LINKS}},
 )
 _FITTED_SCHEMA: Final = Schema(quantities=_QUANTITIES, plain={})
 _FITTED_KEYS: Final = ("machine", "date", "command", "notes", "sources", "quantities", "collectives")
@@ -251,6 +253,9 @@ def _build(
     per_node = fields.get("gpus_per_node")
     if not isinstance(per_node, int):
         reject(ProfileError, "gpus_per_node", "be given", "nothing", place)
+    domain = fields.get("link_domain_gpus")
+    if isinstance(domain, int) and domain > per_node:
+        reject(ProfileError, "link_domain_gpus", f"be at most gpus_per_node {per_node}", domain, place)
     price = fields.get("price_usd_h")
 
     def need(dotted: str) -> Quantity:
@@ -276,6 +281,7 @@ def _build(
         price_usd_h=price if isinstance(price, Quantity) else None,
         aliases=text_list(fields, "aliases", place),
         collectives=curves,
+        link_domain_gpus=domain if isinstance(domain, int) else None,
         place=place,
     )
 

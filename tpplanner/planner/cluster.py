@@ -11,10 +11,11 @@ from tpplanner.cost.linear import linear_bytes, linear_flop
 from tpplanner.cost.work import work_of
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.workload import LoadMode, Targets
+from tpplanner.planner.degrees import num_replicas_of
 from tpplanner.planner.latency import Latency, latency_of
 from tpplanner.planner.open_loop import open_loop, slo_capacity
 from tpplanner.planner.replica import KvRoom, ReplicaGrid, kv_room
-from tpplanner.planner.steady_state import SteadyState, batch_state, closed_loop, running_limit
+from tpplanner.planner.steady_state import SteadyState, closed_loop, full_state
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -64,17 +65,12 @@ class _Served:
     saturated: BoolOrArray
 
 
-def _full_rate(grid: ReplicaGrid, room: KvRoom) -> FloatOrArray:
-    limit = running_limit(grid, room)
-    return batch_state(grid, num_seqs=limit).rate_req_s
-
-
 def _serve_closed(
     grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray, num_active: FloatOrArray
 ) -> _Served:
     state = closed_loop(grid, room, concurrency)
     return _Served(state=state, latency=latency_of(grid, state), concurrency=concurrency, num_active=num_active,
-                   capacity_req_s=_full_rate(grid, room), saturated=np.greater(state.num_queued_seqs, 0))
+                   capacity_req_s=full_state(grid, room).rate_req_s, saturated=np.greater(state.num_queued_seqs, 0))
 
 
 def _serve_open(grid: ReplicaGrid, room: KvRoom, rate: FloatOrArray, replicas: FloatOrArray) -> _Served:
@@ -86,14 +82,12 @@ def _serve_open(grid: ReplicaGrid, room: KvRoom, rate: FloatOrArray, replicas: F
 
 
 def _serve_offline(grid: ReplicaGrid, room: KvRoom, replicas: FloatOrArray) -> _Served:
-    limit = running_limit(grid, room)
-    kv_full = np.less_equal(room.num_seqs, grid.max_num_seqs)
-    state = batch_state(grid, num_seqs=limit, num_waiting=np.inf, kv_full=kv_full)
+    state = full_state(grid, room)
     latency = latency_of(grid, state)
     # Everything is queued at once: a first token has no meaningful wait.
     latency = replace(latency, ttft_s=np.full_like(latency.tpot_s, np.nan), e2e_s=np.full_like(latency.tpot_s, np.nan))
-    return _Served(state=state, latency=latency, concurrency=limit, num_active=replicas,
-                   capacity_req_s=state.rate_req_s, saturated=np.ones_like(limit, dtype=bool))
+    return _Served(state=state, latency=latency, concurrency=state.num_running_seqs, num_active=replicas,
+                   capacity_req_s=state.rate_req_s, saturated=np.ones_like(latency.tpot_s, dtype=bool))
 
 
 def _serve(
@@ -114,7 +108,8 @@ def _serve(
         case LoadMode.SLO_CAPACITY:
             best = slo_capacity(grid, room, targets)
             return _Served(state=best.state, latency=best.latency, concurrency=best.concurrency,
-                           num_active=replicas, capacity_req_s=_full_rate(grid, room), saturated=np.logical_not(best.meets))
+                           num_active=replicas, capacity_req_s=full_state(grid, room).rate_req_s,
+                           saturated=np.logical_not(best.meets))
         case LoadMode.OFFLINE:
             return _serve_offline(grid, room, replicas)
 
@@ -147,7 +142,7 @@ def evaluate(
     Parameters
     ----------
     num_gpus
-        GPUs of the cluster; floor(num_gpus / tp) replicas share the load.
+        GPUs of the cluster; the replicas that its nodes hold share the load.
     mode, value
         See :class:`tpplanner.domain.workload.LoadMode`; ``value`` is ignored where the mode has none.
     targets
@@ -157,10 +152,11 @@ def evaluate(
 
     Notes
     -----
-    Energy and cost count the GPUs of the replicas, not those left over.
+    Energy and cost count every GPU of the cluster: those left over idle, and are paid for.
     """
     targets = targets or Targets()
-    replicas = np.maximum(np.floor(num_gpus / np.asarray(grid.tp, dtype=float)), 1e-9)
+    # A degree without a replica is evaluated all the same, as next to none, and marked as not running.
+    replicas = np.maximum(num_replicas_of(num_gpus, tp=grid.tp, gpus_per_node=grid.hardware.gpus_per_node), 1e-9)
     room = kv_room(grid)
     served = _serve(grid, room, mode=mode, value=value, targets=targets, replicas=replicas)
     state, latency = served.state, served.latency
@@ -173,11 +169,11 @@ def evaluate(
     throughput = rate * grid.osl_tok
     busy, mbu, mfu = _utilisation(grid, state)
     per_gpu_w = gpu_power_w(grid.hardware.power, busy_frac=busy, mbu_frac=mbu, mfu_frac=mfu)
-    idle_w = grid.hardware.power.idle_w.value
-    power = full(grid.tp * (served.num_active * per_gpu_w + (replicas - served.num_active) * idle_w))
+    working_gpus = np.minimum(grid.tp * served.num_active, num_gpus)
+    power = full(working_gpus * per_gpu_w + (num_gpus - working_gpus) * grid.hardware.power.idle_w.value)
     cost = None
     if price_usd_h is not None:
-        cost = full(cost_usd_per_mtok(num_gpus=replicas * grid.tp, price_usd_h=price_usd_h, throughput_tok_s=throughput))
+        cost = full(cost_usd_per_mtok(num_gpus=num_gpus, price_usd_h=price_usd_h, throughput_tok_s=throughput))
     ttft_limit = np.inf if targets.ttft_s is None else targets.ttft_s
     tpot_limit = np.inf if targets.tpot_s is None else targets.tpot_s
     with np.errstate(invalid="ignore"):

@@ -2,9 +2,42 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tpplanner.domain.attention import GroupedQueryAttention
 from tpplanner.domain.hardware import HardwareProfile
+from tpplanner.domain.matrix import FloatOrArray
 from tpplanner.domain.model import DenseMlp, LayerGroup, ModelSpec
+
+
+def num_replicas_of(num_gpus: FloatOrArray, *, tp: FloatOrArray, gpus_per_node: int) -> FloatOrArray:
+    """Replicas of degree ``tp`` that ``num_gpus`` GPUs hold, nodes being filled one after the other.
+
+    A replica within a node does not straddle two; one that is larger takes whole nodes.
+
+    Examples
+    --------
+    16 GPUs in two nodes of 8 hold one TP 5 replica each, and one TP 12 replica over both.
+
+    >>> [float(num_replicas_of(16, tp=t, gpus_per_node=8)) for t in (5, 8, 12, 16)]
+    [2.0, 2.0, 1.0, 1.0]
+    """
+    t = np.asarray(tp, dtype=float)
+    nodes = np.floor(np.asarray(num_gpus, dtype=float) / gpus_per_node)
+    rest = num_gpus - nodes * gpus_per_node
+    within = nodes * np.floor(gpus_per_node / t) + np.floor(rest / t)
+    # The last replica over several nodes may end in a node that is not full.
+    across = np.maximum(np.floor(nodes / np.ceil(t / gpus_per_node)), np.where(num_gpus >= t, 1.0, 0.0))
+    return np.where(t > gpus_per_node, across, within)
+
+
+def num_gpus_of(num_replicas: FloatOrArray, *, tp: FloatOrArray, gpus_per_node: int) -> FloatOrArray:
+    """Fewest GPUs that hold ``num_replicas`` replicas of degree ``tp``: the inverse of `num_replicas_of`."""
+    t = np.asarray(tp, dtype=float)
+    per_node = np.maximum(np.floor(gpus_per_node / t), 1.0)
+    full = np.floor(np.asarray(num_replicas, dtype=float) / per_node)
+    within = full * gpus_per_node + (num_replicas - full * per_node) * t
+    return np.where(t > gpus_per_node, num_replicas * np.ceil(t / gpus_per_node) * gpus_per_node, within)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """One degree's mean step, term by term: the equation, the numbers put in, and where they come from."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tpplanner.cost import (
     attention,
@@ -39,6 +40,15 @@ def _line(
                        provenance="extrapolated" if extrapolated else provenance, source=source, level=level)
 
 
+def _rows(outcome: Outcome, *, per_tok: float = 1.0, unit: str = "rows") -> str:
+    """Rows of a step that only decodes and of one that also carries prompt tokens, each with its share of the steps."""
+    working = min(outcome.num_running_seqs, 1.0)
+    decode = outcome.num_decode_seqs / max(working, 1e-12)
+    mixed = decode + outcome.mixed_prefill_tok
+    return (f"{decode * per_tok:.4g} {unit} in {1 - outcome.mixed_frac:.1%} of the steps, "
+            f"{mixed * per_tok:.4g} in {outcome.mixed_frac:.1%}")
+
+
 def _forward(question: Question, plan: DegreePlan, outcome: Outcome) -> Iterator[ExplainLine]:
     hw, model, tp = question.hardware, question.model, plan.tp
     work, eff, step = work_of(model), hw.efficiency, outcome.step
@@ -47,17 +57,19 @@ def _forward(question: Question, plan: DegreePlan, outcome: Outcome) -> Iterator
     rows = outcome.num_decode_seqs
     weights = plan.memory.weight_bytes if plan.memory else 0.0
     yield _line("linear", linear.EQUATION,
-                f"n = {rows:.1f} rows, {model.num_active_params / 1e9:.2f}e9 active parameters, weights "
+                f"n = {_rows(outcome)}; {model.num_active_params / 1e9:.2f}e9 active parameters, weights "
                 f"{weights / GIB:.2f} GiB/rank, peak {peak.value / TERA:.0f} TFLOP/s x {eff.gemm_compute.value:g}, "
                 f"bw {hw.hbm_bytes_s.value / GB:.0f} GB/s x {eff.gemm_memory.value:g}, p = {eff.roofline_sharpness.value:g}",
                 step.linear_s, (peak, hw.hbm_bytes_s, eff.gemm_compute, eff.gemm_memory), level=2)
     per_tok = plan.memory.kv_bytes_per_tok if plan.memory else 0.0
     yield _line("attention", attention.EQUATION,
-                f"n = {rows:.1f}, context {context:.0f} tok, kv {per_tok / 1024:.1f} KiB/tok/rank, "
+                f"n = {rows:.4g} decoding, context {context:.0f} tok; {outcome.mixed_prefill_tok:.0f} prompt tokens in "
+                f"{outcome.mixed_frac:.1%} of the steps, context {question.workload.isl_tok / 2:.0f}; "
+                f"kv {per_tok / 1024:.1f} KiB/tok/rank, "
                 f"ea = {eff.decode_attention_memory.value:g}, ep = {eff.prefill_attention_compute.value:g}",
                 step.attention_s, (eff.decode_attention_memory, eff.prefill_attention_compute), level=2)
     yield _line("element-wise", elementwise.EQUATION,
-                f"replicated {work.replicated_activation_bytes_per_tok / MIB:.2f} + sharded "
+                f"n = {_rows(outcome)}; replicated {work.replicated_activation_bytes_per_tok / MIB:.2f} + sharded "
                 f"{work.sharded_activation_bytes_per_tok / MIB:.2f}/{tp} MiB per token, ee = {eff.elementwise_memory.value:g}",
                 step.elementwise_s, (eff.elementwise_memory,), level=2)
     overhead = question.engine.layer_overhead_s
@@ -71,18 +83,14 @@ def _device(question: Question, plan: DegreePlan, outcome: Outcome) -> Iterator[
     rows = outcome.num_decode_seqs
     yield from _forward(question, plan, outcome)
     curves = [c for c in hw.collectives if c.tp == tp]
-    size = rows * work.hidden_bytes
-    inputs = (f"2 x {work.num_layers} all-reduces of {size / MIB:.2f} MiB over {tp} ranks; {link.name} "
-              f"{link.bandwidth_bytes_s.value / GB:.0f} GB/s")
-    if tp == 1:
-        yield _line("communication", communication.EQUATION, "t = 1: none", 0.0, (link.bandwidth_bytes_s,))
-    elif curves:
-        yield ExplainLine(term="communication", equation=communication.EQUATION, inputs=f"{inputs}, measured curve",
-                          value=step.comm_s, unit="s", provenance="measured", source=curves[0].source, level=1)
-    else:
-        yield _line("communication", communication.EQUATION,
-                    f"{inputs} x {link.busbw_frac.value:g}, alpha {link.alpha_s.value / US:.1f} us",
-                    step.comm_s, (link.bandwidth_bytes_s, link.alpha_s, link.busbw_frac))
+    sizes = _rows(outcome, per_tok=work.hidden_bytes / MIB, unit="MiB")
+    how = "measured curve" if curves else f"x {link.busbw_frac.value:g}, alpha {link.alpha_s.value / US:.1f} us"
+    inputs = (f"2 x {work.num_layers} all-reduces of {sizes} over {tp} ranks, {how}; logits "
+              f"{rows * work.row_logits_bytes / MIB:.3g} MiB; {link.name} {link.bandwidth_bytes_s.value / GB:.0f} GB/s")
+    used: tuple[Quantity | None, ...] = (link.bandwidth_bytes_s, link.alpha_s, link.busbw_frac)
+    line = _line("communication", communication.EQUATION, "t = 1: none" if tp == 1 else inputs, step.comm_s, used)
+    # The logits go over the modelled link also where the all-reduce is a measured curve: the weaker evidence is named.
+    yield replace(line, source=f"all-reduce: {curves[0].source}; logits: {line.source}") if curves and tp > 1 else line
     task = engine.sampling[question.sampling]
     spread = engine.switches.seq_parallel_sampling and tp > 1
     yield _line("sampling (T4)", sampling.EQUATION,
@@ -122,6 +130,11 @@ def _around(question: Question, plan: DegreePlan, outcome: Outcome) -> Iterator[
     yield ExplainLine(term="step", equation="scalable + communication + sampling + host - hidden", level=0,
                       inputs=f"non-scalable share {step.non_scalable_frac:.1%}", value=step.total_s, unit="s",
                       provenance="", source="")
+    if outcome.swap_stall_s:
+        link = hw.host_link
+        yield _line("swap stall", "on top of the mean step: X T swapped bytes / t / (share * host link)",
+                    f"{link.name} {link.bandwidth_bytes_s.value / GB:.0f} GB/s x {link.busbw_frac.value:g}", outcome.swap_stall_s,
+                    (link.bandwidth_bytes_s, link.busbw_frac), level=0)
     if outcome.preemptions_per_req:
         yield _line("preemption", preemption.EQUATION,
                     f"{outcome.preemptions_per_req:.1f} per request, {outcome.recompute_tok_per_req:.0f} tokens recomputed, "

@@ -6,7 +6,7 @@ import numpy as np
 
 from tpplanner.domain.matrix import FloatOrArray
 from tpplanner.planner.replica import ReplicaGrid
-from tpplanner.planner.steady_state import SteadyState
+from tpplanner.planner.steady_state import SteadyState, outside_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,9 +27,7 @@ def latency_of(grid: ReplicaGrid, state: SteadyState) -> Latency:
     prefills of others slow a request's decode, its own does not; the prefills that follow a preemption do.
     It is never below the step without prefill.
     """
-    others = np.maximum(state.num_running_seqs - 1.0, 0.0) / np.maximum(state.num_running_seqs, 1.0)
-    overhead = grid.engine.request_overhead_s
-    ttft = state.admission_s + 0.5 * others * state.step_s + state.prefill_s + (overhead.value if overhead else 0.0)
+    ttft = state.admission_s + outside_s(grid, state) + state.prefill_s
     decode_steps = np.asarray(grid.osl_tok - 1.0, dtype=float)
     decode_s = state.num_running_seqs / state.rate_req_s - state.prefill_s
     per_token = np.maximum(decode_s / np.maximum(decode_steps, 1.0), state.decode_step.total_s)

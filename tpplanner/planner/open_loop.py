@@ -8,7 +8,7 @@ from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.workload import Targets
 from tpplanner.planner.latency import Latency, latency_of
 from tpplanner.planner.replica import KvRoom, ReplicaGrid
-from tpplanner.planner.steady_state import SteadyState, batch_state, closed_loop, running_limit
+from tpplanner.planner.steady_state import SteadyState, batch_state, closed_loop, full_state, running_limit
 
 _NUM_BISECTIONS = 36
 """Halvings of the batch size; 2**-36 of a batch of 1,000 sequences is below 1e-7 sequences."""
@@ -38,11 +38,12 @@ def open_loop(grid: ReplicaGrid, room: KvRoom, rate_req_s: FloatOrArray) -> Open
     """Steady state of replicas that are each offered ``rate_req_s`` requests per second.
 
     The finishing rate grows with the batch, so the batch that finishes as much as arrives is found by
-    bisection. A replica that cannot is saturated: it runs at capacity and its queue grows without end.
+    bisection. A replica that cannot is saturated: it runs at capacity, which is that of a full batch with a
+    queue (preemption included), and its queue grows without end.
     """
     limit = running_limit(grid, room)
     nothing = 0.0 * limit
-    full = batch_state(grid, num_seqs=limit)
+    full = full_state(grid, room)
     saturated = np.greater_equal(rate_req_s, full.rate_req_s)
     low, high = nothing + 0.0 * rate_req_s, limit + 0.0 * rate_req_s
     for _ in range(_NUM_BISECTIONS):
@@ -50,8 +51,9 @@ def open_loop(grid: ReplicaGrid, room: KvRoom, rate_req_s: FloatOrArray) -> Open
         rate = batch_state(grid, num_seqs=middle).rate_req_s
         enough = np.greater_equal(rate, rate_req_s)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    kv_full: BoolOrArray = saturated & np.less_equal(room.num_seqs, grid.max_num_seqs)
     running = np.where(saturated, limit, high)
-    state = batch_state(grid, num_seqs=running)
+    state = batch_state(grid, num_seqs=running, num_waiting=np.inf, kv_full=kv_full)
     wait = _queue_wait_s(utilisation=rate_req_s / full.rate_req_s, num_servers=np.maximum(limit, 1.0),
                          service_s=running / state.rate_req_s)
     admission = np.where(saturated, np.inf, wait)
@@ -73,7 +75,6 @@ class SloCapacity:
     meets: BoolOrArray
     state: SteadyState
     latency: Latency
-    at_limit: BoolOrArray
 
 
 def _meets(latency: Latency, targets: Targets) -> BoolOrArray:
@@ -104,5 +105,4 @@ def slo_capacity(grid: ReplicaGrid, room: KvRoom, targets: Targets) -> SloCapaci
         good = meets(middle)
         low, high = np.where(good, middle, low), np.where(good, high, middle)
     state = closed_loop(grid, room, low)
-    return SloCapacity(concurrency=low, meets=first, state=state, latency=latency_of(grid, state),
-                       at_limit=np.equal(low, limit))
+    return SloCapacity(concurrency=low, meets=first, state=state, latency=latency_of(grid, state))

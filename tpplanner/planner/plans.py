@@ -8,7 +8,7 @@ import numpy as np
 from tpplanner.domain.plan import Binding, DegreePlan, MemoryBudget, Outcome, Question, Reason, StepSplit
 from tpplanner.domain.workload import LoadMode
 from tpplanner.planner.cluster import ClusterState, evaluate
-from tpplanner.planner.degrees import Degree
+from tpplanner.planner.degrees import Degree, num_replicas_of
 from tpplanner.planner.replica import ReplicaGrid
 from tpplanner.units import GIB
 
@@ -117,14 +117,16 @@ def _outcome(question: Question, state: ClusterState, i: int) -> Outcome:
         num_queued_seqs=_finite(s.num_queued_seqs, i), preemptions_per_req=_at(s.preemptions_per_req, i),
         recompute_tok_per_req=_at(s.recompute_tok_per_req, i), swap_bytes_per_req=_at(s.swap_bytes_per_req, i),
         kv_used_frac=min(resident, 1.0) if kv_bytes > 1.0 else 0.0, busy_frac=float(state.busy_frac[i]),
+        mixed_frac=_at(s.mixed_frac, i), mixed_prefill_tok=_at(s.mixed_batch.num_prefill_tok, i),
+        swap_stall_s=_at(s.swap_stall_s, i),
         step=_step(state, i), power_w=float(state.power_w[i]), energy_j_per_tok=float(state.energy_j_per_tok[i]),
         cost_usd_per_mtok=None if cost is None else float(cost[i]), binding=_binding(question, state, i),
         saturated=bool(state.saturated[i]), extrapolated=_extrapolated(question, state, i),
     )
 
 
-def _why_not(question: Question, state: ClusterState, i: int) -> tuple[Reason, str] | None:
-    memory, targets = state.room.memory, question.targets
+def _why_no_fit(question: Question, state: ClusterState, i: int) -> tuple[Reason, str] | None:
+    memory = state.room.memory
     if not bool(np.broadcast_to(state.room.fits_weights, state.runs.shape)[i]):
         needed = _at(memory.weight_bytes, i) / GIB
         rest = (_at(memory.activation_bytes, i) + _at(memory.runtime_bytes, i)) / GIB
@@ -136,9 +138,16 @@ def _why_not(question: Question, state: ClusterState, i: int) -> tuple[Reason, s
         needed = _at(state.room.full_seq_bytes, i) / GIB
         return Reason.KV_CACHE, (f"KV cache of {_at(memory.kv_bytes, i) / GIB:.2f} GiB per GPU, one request of "
                                  f"{asked:,} tokens needs {needed:.2f} GiB")
+    return None
+
+
+def _why_not(question: Question, state: ClusterState, i: int) -> tuple[Reason, str] | None:
+    targets = question.targets
     if question.load.mode is LoadMode.REQUEST_RATE and state.saturated[i]:
         return Reason.LOAD, (f"saturates at {float(state.capacity_req_s[i]):.3g} req/s, "
                              f"offered {question.load.value:.3g}")
+    if not question.num_gpus_given and state.saturated[i]:
+        return Reason.LOAD, "requests queue for a place in the batch, whatever the number of GPUs"
     if not state.meets_tpot[i] and targets.tpot_s is not None:
         return Reason.TPOT, f"TPOT {_at(state.latency.tpot_s, i) * 1e3:.1f} ms > target {targets.tpot_s * 1e3:g} ms"
     if not state.meets_ttft[i] and targets.ttft_s is not None:
@@ -149,7 +158,8 @@ def _why_not(question: Question, state: ClusterState, i: int) -> tuple[Reason, s
 def plan_degree(question: Question, degree: Degree, state: ClusterState, i: int) -> DegreePlan:
     """Return the plan of grid point ``i``, which was evaluated at ``degree``."""
     tp = degree.tp
-    replicas = question.num_gpus // tp
+    node = question.hardware.gpus_per_node
+    replicas = int(num_replicas_of(question.num_gpus, tp=tp, gpus_per_node=node))
     plan = DegreePlan(tp=tp, num_replicas=replicas, num_gpus_idle=question.num_gpus - replicas * tp,
                       feasible=True, reason=None, reason_detail="", memory=None, outcome=None)
     if degree.obstacle:
@@ -158,7 +168,7 @@ def plan_degree(question: Question, degree: Degree, state: ClusterState, i: int)
         return replace(plan, feasible=False, reason=Reason.GPUS,
                        reason_detail=f"one replica takes {tp} GPUs, there are {question.num_gpus}")
     plan = replace(plan, memory=_memory(question, state, i))
-    why = _why_not(question, state, i)
+    why = _why_no_fit(question, state, i) or _why_not(question, state, i)
     if why is not None:
         plan = replace(plan, feasible=False, reason=why[0], reason_detail=why[1])
         if why[0] in (Reason.WEIGHTS, Reason.KV_CACHE):

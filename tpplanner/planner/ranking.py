@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from tpplanner.domain.workload import LoadMode
 from tpplanner.planner.cluster import ClusterState
 
-SATURATION_SLACK = 1e-9
-
 
 def scores(state: ClusterState, mode: LoadMode) -> NDArray[np.float64]:
     """Score per grid point, larger is better; minus infinity where infeasible.

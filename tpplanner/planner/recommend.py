@@ -67,7 +67,9 @@ def recommend(question: Question, *, with_flip_points: bool = True) -> Recommend
     plans = [plan_degree(question, degree, state, i) for i, degree in enumerate(degrees)]
     cut = np.asarray([not degree.obstacle for degree in degrees])
     error = question.engine.ratio_error_frac.value
-    ranking = rank(np.where(cut, scores(state, question.load.mode), -np.inf), error)
+    # Asked for the fewest GPUs, a degree whose requests queue has not carried the load.
+    allowed = cut & (question.num_gpus_given | ~state.saturated)
+    ranking = rank(np.where(allowed, scores(state, question.load.mode), -np.inf), error)
     return _assemble(question, degrees, tuple(plans), ranking, with_flip_points=with_flip_points)
 
 

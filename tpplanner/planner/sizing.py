@@ -9,7 +9,7 @@ from tpplanner.domain.plan import MAX_GPUS, Question
 from tpplanner.domain.workload import LoadMode
 from tpplanner.errors import WorkloadError, reject
 from tpplanner.planner.cluster import evaluate
-from tpplanner.planner.degrees import candidate_degrees
+from tpplanner.planner.degrees import candidate_degrees, num_gpus_of, num_replicas_of
 from tpplanner.planner.plans import grid_of
 
 
@@ -17,7 +17,8 @@ def _carried(question: Question, tps: Sequence[int], replicas: np.ndarray[tuple[
     np.ndarray[tuple[int], np.dtype[np.bool_]]
 ):
     grid = grid_of(question, tps)
-    state = evaluate(grid, num_gpus=replicas * grid.tp, mode=question.load.mode, value=question.load.value or 0.0,
+    num_gpus = num_gpus_of(replicas, tp=grid.tp, gpus_per_node=question.hardware.gpus_per_node)
+    state = evaluate(grid, num_gpus=num_gpus, mode=question.load.mode, value=question.load.value or 0.0,
                      targets=question.targets)
     carried: np.ndarray[tuple[int], np.dtype[np.bool_]] = state.feasible & ~state.saturated
     return carried
@@ -42,7 +43,7 @@ def fewest_gpus(question: Question) -> int | None:
     degrees = candidate_degrees(question.model, question.hardware, max(question.max_tp or node, node), question.max_tp)
     tps = [d.tp for d in degrees if not d.obstacle]
     low = np.zeros(len(tps))
-    high = np.floor(MAX_GPUS / np.asarray(tps, dtype=float))
+    high = np.asarray(num_replicas_of(MAX_GPUS, tp=np.asarray(tps, dtype=float), gpus_per_node=node))
     possible = _carried(question, tps, high)
     if not possible.any():
         return None
@@ -50,7 +51,7 @@ def fewest_gpus(question: Question) -> int | None:
         middle = np.ceil(0.5 * (low + high))
         good = _carried(question, tps, middle)
         low, high = np.where(good, low, middle), np.where(good, middle, high)
-    needed = np.where(possible, high * np.asarray(tps), np.inf)
+    needed = np.where(possible, num_gpus_of(high, tp=np.asarray(tps, dtype=float), gpus_per_node=node), np.inf)
     return int(needed.min())
 
 

@@ -28,6 +28,12 @@ _NUM_BISECTIONS = 36
 """Of equation (1); 2**-36 of the largest rate that the batch and the token budget allow is below 1e-10."""
 
 
+_NUM_SUBSTITUTIONS = 12
+
+_NUM_ROUNDS = 6
+"""Of the requests outside the batch: Little's law then holds to 1 % where they are half of all, else far better."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SteadyState:
     """Steady state of one replica per grid point, all arrays. Times [s], rates [1/s].
@@ -47,6 +53,7 @@ class SteadyState:
     preemptions_per_req: FloatOrArray
     recompute_tok_per_req: FloatOrArray
     swap_bytes_per_req: FloatOrArray
+    swap_stall_s: FloatOrArray
     decode_batch: Batch
     mixed_batch: Batch
     mixed_frac: FloatOrArray
@@ -70,7 +77,8 @@ def _finish_rate_per_step(
 ) -> tuple[FloatOrArray, FloatOrArray]:
     """Solve (1) for x, the requests finished per step; return it with n_p.
 
-    n_p grows with x (prompts wait for each other), so x (O - 1 + n_p(x)) does and bisection finds x.
+    n_p grows with x (prompts wait for each other), so x (O - 1 + n_p(x)) does. Where few prompts wait, substitution
+    settles at once; where the token budget is nearly used up it need not, and bisection finds x.
     """
     decode_steps = grid.osl_tok - 1.0
     budget = grid.max_num_batched_tokens
@@ -85,6 +93,12 @@ def _finish_rate_per_step(
 
     # The token budget of a step serves decode first: x (O - 1) + x I <= budget.
     high = np.minimum(num_seqs / (decode_steps + num_prefills), budget / (prefill_tok + decode_steps))
+    finish = high
+    for _ in range(_NUM_SUBSTITUTIONS):
+        before = finish
+        finish = np.minimum(num_seqs / (decode_steps + prefill_steps(finish)), high)
+        if np.all(np.abs(finish - before) <= 1e-12 * finish):
+            return finish, num_seqs / finish - decode_steps
     low: FloatOrArray = 0.0 * high
     for _ in range(_NUM_BISECTIONS):
         middle = 0.5 * (low + high)
@@ -94,7 +108,8 @@ def _finish_rate_per_step(
 
 
 def _batches(
-    grid: ReplicaGrid, num_seqs: FloatOrArray, finish: FloatOrArray, prefill_tok: FloatOrArray
+    grid: ReplicaGrid, num_seqs: FloatOrArray, finish: FloatOrArray, prefill_steps: FloatOrArray,
+    prefill_tok: FloatOrArray,
 ) -> tuple[Batch, Batch, FloatOrArray, FloatOrArray]:
     """Return the decode-only batch, the mixed batch, the share of mixed steps and the prefill load."""
     decode_seqs = finish * (grid.osl_tok - 1.0)
@@ -102,9 +117,10 @@ def _batches(
     room = np.maximum(grid.max_num_batched_tokens - decode_seqs, 1.0)
     unit = np.minimum(prefill_tok, room)
     load = np.minimum(per_step / room, 1.0)
-    # Each of S sequences is in prefill at a random step: none is with (1 - arrivals / S)**S. Exact for one sequence.
-    idle_chance = np.maximum(1.0 - per_step / unit / num_seqs, 0.0) ** num_seqs
-    mixed_frac = np.clip(np.maximum(1.0 - idle_chance, load), 1e-12, 1.0)
+    # Each of S sequences is in decode in (O - 1) of its O - 1 + n_p steps, independently of the others; a step
+    # without prefill needs all of them there. Exact for one sequence, and for O = 1.
+    all_decode = (1.0 - prefill_steps / (grid.osl_tok - 1.0 + prefill_steps)) ** num_seqs
+    mixed_frac = np.clip(np.maximum(1.0 - all_decode, load), 1e-12, 1.0)
     chunk = per_step / mixed_frac
     context = grid.isl_tok + grid.osl_tok / 2.0
     decode = Batch(num_decode_seqs=decode_seqs, decode_context_tok=context)
@@ -140,11 +156,10 @@ def batch_state(
     prefill_tok = grid.isl_tok * (1.0 + again)
     working, held = np.minimum(num_seqs, 1.0), np.maximum(num_seqs, 1.0)
     finish, prefill_steps = _finish_rate_per_step(grid, held, prefill_tok, 1.0 + again)
-    decode, mixed, mixed_frac, load = _batches(grid, held, finish, prefill_tok)
+    decode, mixed, mixed_frac, load = _batches(grid, held, finish, prefill_steps, prefill_tok)
     decode_step, mixed_step = grid.step(decode), grid.step(mixed)
     swapped = (evicted - again) * 2.0 * grid.seq_kv_bytes(grid.isl_tok)
-    stall_s = finish * swap_s(swap_bytes=swapped,
-                              host_link_bytes_s=grid.hardware.host_link.bandwidth_bytes_s.value)
+    stall_s = finish * swap_s(swap_bytes=swapped, link=grid.hardware.host_link)
     step_s = (1.0 - mixed_frac) * decode_step.total_s + mixed_frac * mixed_step.total_s + stall_s
     rate = working * finish / step_s
     return SteadyState(
@@ -153,15 +168,40 @@ def batch_state(
         prefill_s=prefill_steps / (1.0 + again) * mixed_step.total_s,
         admission_s=num_waiting / rate, prefill_util_frac=load, preemptions_per_req=evicted,
         recompute_tok_per_req=again * grid.isl_tok,
-        swap_bytes_per_req=swapped * grid.tp, decode_batch=decode, mixed_batch=mixed, mixed_frac=mixed_frac,
+        swap_bytes_per_req=swapped * grid.tp, swap_stall_s=stall_s, decode_batch=decode, mixed_batch=mixed, mixed_frac=mixed_frac,
         decode_step=decode_step, mixed_step=mixed_step,
     )
 
 
+def full_state(grid: ReplicaGrid, room: KvRoom) -> SteadyState:
+    """Steady state of a replica whose batch is full and in front of which requests always wait."""
+    kv_full = np.less_equal(room.num_seqs, grid.max_num_seqs)
+    return batch_state(grid, num_seqs=running_limit(grid, room), num_waiting=np.inf, kv_full=kv_full)
+
+
+def outside_s(grid: ReplicaGrid, state: SteadyState) -> FloatOrArray:
+    """Time that a request spends neither in the batch nor queued for it: overhead, and the rest of a running step [s]."""
+    overhead = grid.engine.request_overhead_s
+    others = np.maximum(state.num_running_seqs - 1.0, 0.0) / np.maximum(state.num_running_seqs, 1.0)
+    return (overhead.value if overhead else 0.0) + 0.5 * others * state.step_s
+
+
 def closed_loop(grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray) -> SteadyState:
-    """Steady state with ``concurrency`` requests always in flight on each replica (>= 1)."""
+    """Steady state with ``concurrency`` requests always in flight on each replica (>= 1).
+
+    Requests in flight are those in the batch, those queued for it, and those outside both, X times
+    :func:`outside_s`; the last are found in a few rounds, since the time in the batch depends little on them.
+    """
     limit = running_limit(grid, room)
     running = np.minimum(concurrency, limit)
-    waiting = np.maximum(concurrency - running, 0.0)
+    inside = concurrency
+    for _ in range(_NUM_ROUNDS):
+        state = batch_state(grid, num_seqs=running)
+        in_batch_s = running / state.rate_req_s
+        outside = outside_s(grid, state)
+        # A batch that is not full shares the requests by time; a full one finishes X whatever waits. The larger holds.
+        inside = np.maximum(concurrency * in_batch_s / (in_batch_s + outside), concurrency - state.rate_req_s * outside)
+        running = np.minimum(inside, limit)
+    waiting = np.maximum(inside - running, 0.0)
     kv_full: BoolOrArray = np.greater(waiting, 0.0) & np.less_equal(room.num_seqs, grid.max_num_seqs)
     return batch_state(grid, num_seqs=running, num_waiting=waiting, kv_full=kv_full)

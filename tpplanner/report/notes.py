@@ -1,7 +1,7 @@
 """What belongs beside an answer and not into it: the lines that go to stderr."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 from tpplanner.domain.plan import FlipPoint, Recommendation
@@ -26,6 +26,26 @@ def notes(rec: Recommendation) -> tuple[str, ...]:
         *(f"flip point: {flip_sentence(flip)}" for flip in rec.flip_points),
         *(f"evidence: {line}" for line in evidence_lines(rec)),
     )
+
+
+def comparison_notes(recs: Sequence[Recommendation]) -> tuple[str, ...]:
+    """Return the notes of several engines' answers to one question: what is common once, the rest per engine."""
+    def told(kind: str, lines: Sequence[tuple[str, str]]) -> Iterator[str]:
+        for engine, line in lines:
+            shared = sum(other == line for _, other in lines) == len(recs)
+            yield f"{kind}: {line}" if shared else f"{kind}: {engine}: {line}"
+
+    def of(lines_of: str) -> list[tuple[str, str]]:
+        return [(rec.question.engine.name, line) for rec in recs for line in getattr(rec, lines_of)]
+
+    return tuple(dict.fromkeys([
+        *told("warning", of("warnings")),
+        *(f"load: {load_sentence(rec)}" for rec in recs[:1]),
+        *(f"settings: {settings_sentence(rec)}" for rec in recs),
+        *told("assumption", of("assumptions")),
+        *(f"evidence: {line}" for rec in recs for line in profile_lines(rec)),
+        *(f"evidence: {rec.question.engine.name}: {line}" for rec in recs for line in extrapolation_lines(rec)),
+    ]))
 
 
 def load_sentence(rec: Recommendation) -> str:
@@ -103,17 +123,41 @@ def flip_sentence(flip: FlipPoint) -> str:
 
 def evidence_lines(rec: Recommendation) -> tuple[str, ...]:
     """Count the coefficients behind the figures by provenance, and name those used outside their range."""
-    question = rec.question
+    return (*profile_lines(rec), *extrapolation_lines(rec))
+
+
+def profile_lines(rec: Recommendation) -> tuple[str, ...]:
+    """Count the coefficients of the machine and of the engine by provenance; documented defaults apart."""
     lines = []
-    for profile in (question.hardware, question.engine):
-        counts = Counter(quantity.provenance for quantity in quantities(profile))
-        told = ", ".join(f"{counts[kind]} {kind.value}" for kind in Provenance if counts[kind])
-        lines.append(f"{profile.name}: {plural(sum(counts.values()), 'coefficient')} ({told})")
-    outside = [
+    for profile in (rec.question.hardware, rec.question.engine):
+        known = list(quantities(profile))
+        stated = [quantity for quantity in known if not is_default(quantity)]
+        counts = Counter(quantity.provenance for quantity in stated)
+        told = [f"{counts[kind]} {kind.value}" for kind in Provenance if counts[kind]]
+        if len(known) > len(stated):
+            told.append(plural(len(known) - len(stated), "documented default"))
+        lines.append(f"{profile.name}: {plural(len(known), 'coefficient')} ({', '.join(told)})")
+    return tuple(lines)
+
+
+def extrapolation_lines(rec: Recommendation) -> tuple[str, ...]:
+    """Name the terms used outside the range of their fit, per degree."""
+    return tuple(
         f"TP {plan.tp} is extrapolated outside the range of: {', '.join(plan.outcome.extrapolated)}"
         for plan in rec.plans if plan.outcome is not None and plan.outcome.extrapolated
-    ]
-    return (*lines, *outside)
+    )
+
+
+def is_default(quantity: Quantity) -> bool:
+    """Whether a coefficient is a documented default: no datasheet prints it, and nothing was measured.
+
+    Examples
+    --------
+    >>> is_default(Quantity(value=60.0, unit="w", provenance=Provenance.DATASHEET, source="assumed, no measurement yet"))
+    True
+    """
+    published = quantity.provenance is Provenance.DATASHEET
+    return published and quantity.source.lower().startswith(("default", "assumed"))
 
 
 def quantities(record: object) -> Iterator[Quantity]:

@@ -140,6 +140,9 @@ class PlanRecord(Record, frozen=True, kw_only=True):
     power_w: float | None
     cost_usd_per_mtok: float | None
     busy_frac: float | None
+    mixed_frac: float | None
+    mixed_prefill_tok: float | None
+    swap_stall_s: float | None
     binding: str | None
     saturated: bool | None
     extrapolated: tuple[str, ...]
