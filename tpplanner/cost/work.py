@@ -5,7 +5,7 @@ bytes, so the roofline of their sum is the sum of their rooflines: they are adde
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -91,15 +91,11 @@ def _classify(model: ModelSpec, matrix: Matrix, num_layers: int) -> LinearClass:
 
 
 def _merge(classes: list[LinearClass]) -> tuple[LinearClass, ...]:
-    sums: dict[tuple[object, ...], float] = defaultdict(float)
+    """Add the parameters of classes that are alike in everything else."""
+    sums: dict[LinearClass, float] = defaultdict(float)
     for c in classes:
-        key = (c.bytes_per_param, c.runs_as, c.is_expert, c.min_shard_frac, c.num_copies, c.num_active)
-        sums[key] += c.num_params
-    return tuple(
-        LinearClass(num_params=total, bytes_per_param=k[0], runs_as=k[1], is_expert=k[2],  # type: ignore[arg-type]
-                    min_shard_frac=k[3], num_copies=k[4], num_active=k[5])  # type: ignore[arg-type]
-        for k, total in sums.items()
-    )
+        sums[replace(c, num_params=0.0)] += c.num_params
+    return tuple(replace(kind, num_params=total) for kind, total in sums.items())
 
 
 def _replicated_elements(group: LayerGroup, hidden_size: int) -> float:
