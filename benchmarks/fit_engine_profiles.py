@@ -50,18 +50,23 @@ def report(title: str, runs, fit) -> None:
         print("  warning:", warning)
 
 
-def main() -> None:
-    rows = list(csv.DictReader(SAMPLES.open(newline="")))
+def fits():
+    """Return (runs, fit) of vllm-0.11 with albireo, and of sglang-0.5, each on the rows marked ``fit``."""
+    rows = [r for r in csv.DictReader(SAMPLES.read_text().splitlines()) if r["split"] == "fit"]
     hardware, engine = load_hardware("h100-sxm"), load_engine("vllm-0.11")
     # The columns mix engines that pay for their queues with one that does not.
     engine = replace(engine, overlap_overhead_s=load_engine("albireo").overlap_overhead_s)
-    chosen = [r for r in rows if r["split"] == "fit"]
-    runs = [run_of(r, c, s) for r in chosen for c, s in COLUMNS.items()]
-    fit, _ = fit_engine_terms(runs, hardware, engine)
-    report("vllm-0.11 and albireo", runs, fit)
-    runs = [run_of(r, "sglang_tok_s", SGLANG) for r in chosen]
-    fit, _ = fit_engine_terms(runs, hardware, load_engine("sglang-0.5"), names=NAMES[1:])
-    report("sglang", runs, fit)
+    runs = [run_of(r, c, s) for r in rows for c, s in COLUMNS.items()]
+    sglang = [run_of(r, "sglang_tok_s", SGLANG) for r in rows]
+    return [
+        (runs, fit_engine_terms(runs, hardware, engine)[0]),
+        (sglang, fit_engine_terms(sglang, hardware, load_engine("sglang-0.5"), names=NAMES[1:])[0]),
+    ]
+
+
+def main() -> None:
+    for title, (runs, fit) in zip(("vllm-0.11 and albireo", "sglang"), fits(), strict=True):
+        report(title, runs, fit)
 
 
 if __name__ == "__main__":

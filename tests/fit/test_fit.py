@@ -1,11 +1,13 @@
 """Round trips: known coefficients -> synthetic samples -> the fit recovers them."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tpplanner.domain.engine import Switches
+from tpplanner.domain.engine import SamplingPolicy, Switches
 from tpplanner.fit.engine_terms import NAMES, EngineRun, fit_engine_terms, predicted_tok_s, with_coefficients
 from tpplanner.fit.least_squares import fit_log
 from tpplanner.io.model_config import load_model
@@ -50,3 +52,21 @@ def test_parameter_at_its_bound_warns():
     fit = fit_log(lambda c: 1.0 + c[0] * x + c[1], 1.0 + 0.0 * x - 0.01 * x, names=["slope", "offset"], start=[1.0, 1.0])
     assert fit["slope"].at_bound
     assert "slope is at its bound" in fit.warnings[0]
+
+
+def test_regression_profiles_hold_what_the_benchmark_fits():
+    # The fitted numbers in profiles/engines were typed from this output: they may not drift apart.
+    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+    import fit_engine_profiles
+
+    for engine, (_, fit) in zip(("vllm-0.11", "sglang-0.5"), fit_engine_profiles.fits(), strict=True):
+        profile = load_engine(engine)
+        full = profile.sampling[SamplingPolicy.FULL].per_seq_s
+        held = {"broadcast_per_seq_per_log2_tp_s": profile.prepare_input.per_seq_per_log2_tp_s, "sampling_per_seq_s": full}
+        for name, quantity in held.items():
+            assert fit[name].value == pytest.approx(quantity.value, rel=2e-3)
+            assert fit[name].std_error == pytest.approx(quantity.std_error, rel=1e-2)
+            assert quantity.num_samples == fit.num_samples
+        if engine == "vllm-0.11":
+            host = profile.schedule.per_seq_s.value + profile.process_output.per_seq_s.value
+            assert fit["host_per_seq_s"].value == pytest.approx(host, rel=2e-3)

@@ -85,6 +85,22 @@ def test_by_path_name_and_alias(own):
     assert load_profile("own", extra_dirs=folders).name == "own"
 
 
+def test_an_engine_states_what_differs_from_another(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "Mine"\ninherits = "vllm-0.11"\n[sources]\ns = "my runs"\n[schedule]\n'
+                    'per_seq_s = {value = 5, unit = "us", source = "s"}\n[switches]\nasync_sched = true\n')
+    mine, parent = load_engine(str(path)), load_engine("vllm-0.11")
+    assert (mine.schedule.per_seq_s.value, mine.schedule.per_seq_s.source) == (5e-6, "my runs")
+    assert mine.schedule.fixed_s == parent.schedule.fixed_s
+    assert mine.sampling == parent.sampling
+    assert mine.switches.async_sched
+    assert mine.aliases == ()
+    for wrong, said in (("albireo", "inherits nothing itself"), ("nothing-like-it", "nothing-like-it")):
+        path.write_text(f'title = "Mine"\ninherits = "{wrong}"\n')
+        with pytest.raises(ProfileError, match=said):
+            load_engine(str(path))
+
+
 def test_check_of_an_engine(own):
     assert check_profile(str(own)) == []
     own.write_text(ENGINE.replace("value = 58", "value = 5800").replace("value = 26.5", "value = 2.5"))

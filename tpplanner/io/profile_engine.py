@@ -1,4 +1,4 @@
-"""Engine profiles: ``engines/<name>.toml``, one flat file per engine."""
+"""Engine profiles: ``engines/<name>.toml``, one file per engine; ``inherits`` names one that it differs from."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -42,6 +42,7 @@ SCHEMA: Final = Schema(
     plain={
         "title": str,
         "launcher": str,
+        "inherits": str,
         "aliases": tuple,
         "default_sampling": str,
         "preemption": str,
@@ -87,14 +88,25 @@ def read_engine(path: Path) -> EngineProfile:
     ProfileError
         The file is malformed or incomplete.
     """
-    data, place = read_toml(path), shown(path)
-    sources = read_sources(data, place)
-    fields = read_fields(data, SCHEMA, place, sources=sources)
+    place = shown(path)
+    fields = _fields(path)
+    parent = fields.get("inherits")
+    if isinstance(parent, str):
+        inherited = _fields(find_engine(parent))
+        if "inherits" in inherited:
+            reject(ProfileError, "inherits", "name an engine that inherits nothing itself", parent, place)
+        # A name belongs to one engine: aliases are not passed on.
+        fields = {**inherited, "aliases": (), **fields}
     try:
         return _build(path, fields, place)
     except ProfileError as error:
         message = str(error)
         raise ProfileError(message if message.startswith(place) else f"{place}: {message}") from None
+
+
+def _fields(path: Path) -> dict[str, Field]:
+    data, place = read_toml(path), shown(path)
+    return dict(read_fields(data, SCHEMA, place, sources=read_sources(data, place)))
 
 
 def _build(path: Path, fields: Mapping[str, Field], place: str) -> EngineProfile:
