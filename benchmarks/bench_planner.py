@@ -19,7 +19,7 @@ from tpplanner.io.model_config import load_model
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_hardware import load_hardware
 from tpplanner.planner.cluster import evaluate
-from tpplanner.planner.replica import ReplicaGrid
+from tpplanner.cost.replica import ReplicaGrid
 
 RECOMMEND = [
     sys.executable, "-m", "tpplanner", "recommend", "--model", "meta-llama/Llama-3.1-70B-Instruct", "--gpus",

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from plan_factory import make_engine, make_hardware, make_model, make_question, q
 
+from tpplanner.cost.replica import ReplicaGrid
 from tpplanner.domain.attention import Attention, GroupedQueryAttention, LatentAttention, LinearAttention
 from tpplanner.domain.dtypes import uniform_precision
 from tpplanner.domain.engine import EngineProfile, SamplingPolicy, Switches, TaskCost
 from tpplanner.domain.hardware import CollectiveCurve, CollectiveOp, Efficiency, HardwareProfile, Link, Power
 from tpplanner.domain.model import DenseMlp, LayerGroup, Mlp, ModelSpec, MoeMlp
-from tpplanner.planner.replica import ReplicaGrid
 
 __all__ = ["make_engine", "make_hardware", "make_model", "make_question", "q"]
 

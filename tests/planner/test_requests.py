@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from builders import make_grid, q, round_engine, round_hardware, tiny_model, tiny_moe
 
+from tpplanner.cost.latency import latency_of
+from tpplanner.cost.replica import ReplicaGrid, kv_room
+from tpplanner.cost.steady_state import closed_loop
 from tpplanner.domain.step import Batch
-from tpplanner.planner.latency import latency_of
 from tpplanner.planner.open_loop import open_loop
-from tpplanner.planner.replica import ReplicaGrid, kv_room
-from tpplanner.planner.steady_state import closed_loop
 
 
 def one_by_one_s(grid: ReplicaGrid) -> tuple[float, float]:

@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 
 from tpplanner.cost.attention import attention_bytes, attention_flop
 from tpplanner.cost.energy import cost_usd_per_mtok, energy_j_per_tok, gpu_power_w
+from tpplanner.cost.latency import Latency, latency_of
 from tpplanner.cost.linear import linear_bytes, linear_flop
+from tpplanner.cost.replica import KvRoom, ReplicaGrid, kv_room
+from tpplanner.cost.steady_state import SteadyState, closed_loop, full_state
 from tpplanner.cost.work import work_of
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.workload import LoadMode, Targets
 from tpplanner.planner.degrees import num_replicas_of
-from tpplanner.planner.latency import Latency, latency_of
 from tpplanner.planner.open_loop import open_loop, slo_capacity
-from tpplanner.planner.replica import KvRoom, ReplicaGrid, kv_room
-from tpplanner.planner.steady_state import SteadyState, closed_loop, full_state
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]

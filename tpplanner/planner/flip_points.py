@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tpplanner.cost.replica import ReplicaGrid
 from tpplanner.domain.dtypes import dtype_named
 from tpplanner.domain.matrix import FloatOrArray
 from tpplanner.domain.plan import FlipPoint, Question
@@ -13,7 +14,6 @@ from tpplanner.domain.workload import LoadMode
 from tpplanner.planner.cluster import evaluate
 from tpplanner.planner.plans import grid_of
 from tpplanner.planner.ranking import scores
-from tpplanner.planner.replica import ReplicaGrid
 
 _LOAD_FACTORS = 2.0 ** np.arange(-6.0, 6.01, 0.5)
 _LENGTH_FACTORS = 2.0 ** np.arange(-5.0, 4.01, 0.5)

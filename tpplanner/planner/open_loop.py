@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tpplanner.cost.latency import Latency, latency_of
+from tpplanner.cost.replica import KvRoom, ReplicaGrid
+from tpplanner.cost.steady_state import SteadyState, batch_state, closed_loop, full_state, running_limit
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.workload import Targets
-from tpplanner.planner.latency import Latency, latency_of
-from tpplanner.planner.replica import KvRoom, ReplicaGrid
-from tpplanner.planner.steady_state import SteadyState, batch_state, closed_loop, full_state, running_limit
 
 _NUM_BISECTIONS = 36
 """Halvings of the batch size; 2**-36 of a batch of 1,000 sequences is below 1e-7 sequences."""

@@ -5,11 +5,11 @@ from dataclasses import fields, replace
 
 import numpy as np
 
+from tpplanner.cost.replica import ReplicaGrid
 from tpplanner.domain.plan import Binding, DegreePlan, MemoryBudget, Outcome, Question, Reason, StepSplit
 from tpplanner.domain.workload import LoadMode
 from tpplanner.planner.cluster import ClusterState, evaluate
 from tpplanner.planner.degrees import Degree, num_replicas_of
-from tpplanner.planner.replica import ReplicaGrid
 from tpplanner.units import GIB
 
 

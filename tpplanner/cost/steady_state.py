@@ -11,7 +11,7 @@ and the prefill tokens of the mean step are x I. Time enters last: the mean step
 
 with b = x (O - 1) decoding sequences, a share f of the steps carrying c = x I / f prompt tokens.
 A replica finishes X = x / T requests per second, so that a request spends S / X in the batch; see
-:mod:`tpplanner.planner.latency` for its TTFT and TPOT.
+:mod:`tpplanner.cost.latency` for its TTFT and TPOT.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpplanner.cost.preemption import evictions_per_request, swap_s
+from tpplanner.cost.replica import KvRoom, ReplicaGrid
 from tpplanner.domain.engine import Preemption
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.step import Batch, StepTime
-from tpplanner.planner.replica import KvRoom, ReplicaGrid
 
 _NUM_BISECTIONS = 36
 """Of equation (1); 2**-36 of the largest rate that the batch and the token budget allow is below 1e-10."""

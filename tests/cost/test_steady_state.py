@@ -8,12 +8,12 @@ from builders import ALL_SWITCHES, GQA, LINEAR, WINDOWED, make_grid, q, round_en
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tpplanner.cost.latency import latency_of
+from tpplanner.cost.replica import KvRoom, ReplicaGrid, kv_room
+from tpplanner.cost.steady_state import batch_state, closed_loop, outside_s, running_limit
 from tpplanner.domain.engine import Preemption, Switches
 from tpplanner.domain.workload import Targets
-from tpplanner.planner.latency import latency_of
 from tpplanner.planner.open_loop import open_loop, slo_capacity
-from tpplanner.planner.replica import KvRoom, ReplicaGrid, kv_room
-from tpplanner.planner.steady_state import batch_state, closed_loop, outside_s, running_limit
 
 MODELS = (tiny_model(), tiny_model(GQA, WINDOWED), tiny_model(mlp=tiny_moe()), tiny_model(GQA, LINEAR))
 SMALL_GPU = replace(round_hardware(), hbm_bytes=replace(round_hardware().hbm_bytes, value=1.3e9))

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpplanner.cost.replica import ReplicaGrid
+from tpplanner.cost.steady_state import SteadyState, outside_s
 from tpplanner.domain.matrix import FloatOrArray
-from tpplanner.planner.replica import ReplicaGrid
-from tpplanner.planner.steady_state import SteadyState, outside_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
