@@ -93,6 +93,9 @@ DEEPSEEK_TOTAL = 2 * (LATENT + 16) + MLP + 32 + 4 * 144 + 288 + ENDS
     (small("deepseek_v2", **DEEPSEEK), DEEPSEEK_TOTAL, DEEPSEEK_TOTAL - 2 * 144),
     # The correction of V3: one per expert.
     (small("deepseek_v3", **DEEPSEEK), DEEPSEEK_TOTAL + 4, DEEPSEEK_TOTAL + 4 - 2 * 144),
+    # The same layers; the indexer is not counted.
+    (small("glm_moe_dsa", index_n_heads=2, index_head_dim=4, index_topk=8, **DEEPSEEK),
+     DEEPSEEK_TOTAL + 4, DEEPSEEK_TOTAL + 4 - 2 * 144),
     # Compressed q: 8x6 + 6x10 and a norm of 6 instead of 8 x 10.
     (small("deepseek_v2", **{**DEEPSEEK, "q_lora_rank": 6}), DEEPSEEK_TOTAL + 2 * (48 + 60 + 6 - 80),
      DEEPSEEK_TOTAL + 2 * (48 + 60 + 6 - 80) - 2 * 144),
@@ -126,6 +129,18 @@ def test_qwen3_next_by_hand() -> None:
     # Router 32, experts 4 x 144, shared of 5: 8x10 + 5x8 = 120, its gate 8.
     assert model.num_params == full + 3 * linear + 4 * (32 + 576 + 120 + 8 + 16) + ENDS
     assert [(n, type(a)) for n, a in attentions(model)] == [(3, LinearAttention), (1, GroupedQueryAttention)]
+
+
+def test_qwen3_5_is_qwen3_next_under_a_wrapper() -> None:
+    text = small(
+        "qwen3_5_moe_text", num_hidden_layers=4, num_experts=4, shared_expert_intermediate_size=5,
+        linear_num_key_heads=1, linear_num_value_heads=2, linear_key_head_dim=3, linear_value_head_dim=4,
+        linear_conv_kernel_dim=4, **EXPERTS,
+    )
+    wrapped = parsed({"architectures": ["Qwen3_5MoeForConditionalGeneration"], "text_config": text})
+    assert wrapped.layer_groups == parsed({**text, "model_type": "qwen3_next"}).layer_groups
+    # Without the gate q is 8 x 8 instead of 8 x 16 in the one full layer.
+    assert parsed({**text, "attn_output_gate": False}).num_params == wrapped.num_params - 64
 
 
 def test_windows_of_gemma_and_gpt_oss() -> None:

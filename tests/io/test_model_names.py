@@ -30,6 +30,9 @@ SMALL_PARAMS = 2 * (3 * 64 + 256 + 128 + 16) + 2 * 80 + 8
     ("RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8", "meta-llama/Llama-3.1-70B-Instruct", "fp8", "bf16", 131072),
     ("Qwen/Qwen3-32B-FP8", "Qwen/Qwen3-32B", "fp8", "bf16", 40960),
     ("Qwen/Qwen2.5-72B-Instruct-AWQ", "Qwen/Qwen2.5-72B-Instruct", "int4", "bf16", 32768),
+    ("zhipuai/GLM-5", "zai-org/GLM-5", "bf16", "bf16", 202752),
+    ("zai-org/GLM-5-FP8", "zai-org/GLM-5", "fp8", "bf16", 202752),
+    ("nvidia/DeepSeek-R1-0528-NVFP4-v2", "deepseek-ai/DeepSeek-R1", "nvfp4", "fp8", 163840),
 ])
 def test_aliases(alias: str, target: str, precision: str, kv: str, context_tok: int) -> None:
     model = load_model(alias)
@@ -37,6 +40,22 @@ def test_aliases(alias: str, target: str, precision: str, kv: str, context_tok: 
     assert (model.precision.name, model.precision.kv.name) == (precision, kv)
     assert model.max_context_tok == context_tok
     assert model.precision.lm_head.num_bytes == 2
+
+
+@pytest.mark.parametrize(("alias", "target"), [
+    ("nvidia/Qwen3.5-397B-A17B-NVFP4", "Qwen/Qwen3.5-397B-A17B"),
+    ("nvidia/Kimi-K2.5-NVFP4", "moonshotai/Kimi-K2.5"),
+    ("nvidia/GLM-5-NVFP4", "zai-org/GLM-5"),
+    ("nvidia/MiniMax-M2.5-NVFP4", "MiniMaxAI/MiniMax-M2"),
+    ("nvidia/DeepSeek-R1-0528-FP4", "deepseek-ai/DeepSeek-R1"),
+])
+def test_nvfp4_copies_that_leave_attention_in_sixteen_bits(alias: str, target: str) -> None:
+    model = load_model(alias)
+    p = model.precision
+    assert model.num_params == load_model(target).num_params
+    assert (p.name, p.linear.name, p.expert.name, p.expert_activation.name) == ("nvfp4", "bf16", "nvfp4", "nvfp4")
+    assert (p.lm_head.name, p.kv.name) == ("bf16", "fp8")
+    assert load_model(alias, kv_cache_dtype="bf16").precision.kv.name == "bf16"
 
 
 def test_alias_keeps_its_own_name_and_a_dtype_replaces_its_precision() -> None:

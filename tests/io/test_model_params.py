@@ -50,6 +50,36 @@ def _qwen3_next_mtp() -> int:
     return attention + moe + 2 * h + 2 * h * h + 3 * h
 
 
+def _qwen35_mtp_and_vision() -> int:
+    """Qwen3.5's MTP layer as Qwen3-Next's, and its vision tower.
+
+    The tower: 27 layers of 1152, MLP 4304, two frames of 16 x 16 x 3 to a patch, 2304 positions, a merger
+    of 2 x 2 patches to the text's 4096.
+    """
+    h, q, kv = 4096, 32 * 256, 2 * 256
+    attention = h * 2 * q + 2 * h * kv + q * h + 2 * 256
+    moe = h * 512 + 512 * 3 * h * 1024 + 3 * h * 1024 + h
+    v, m = 1152, 4304
+    layer = 4 * (v * v + v) + (v * m + m) + (m * v + v) + 2 * 2 * v
+    merger = 2 * v + (4 * v * 4 * v + 4 * v) + (4 * v * h + h)
+    vision = 27 * layer + (2 * 3 * 16 * 16 * v + v) + 2304 * v + merger
+    return attention + moe + 2 * h + 2 * h * h + 3 * h + vision
+
+
+GLM5_INDEXER = 2048 * 32 * 128 + 6144 * 128 + 2 * 128 + 6144 * 32
+"""One layer's indexer: 32 queries of 128 from the compressed q, one key with a LayerNorm, 32 weights."""
+
+
+def _glm5_mtp_and_indexers() -> int:
+    """GLM-5's MTP layer (attention, indexer, experts, 2h -> h, three norms) and the indexers of 78 layers."""
+    h = 6144
+    q = h * 2048 + 2048 + 2048 * 64 * 256
+    kv = h * 576 + 512 + 512 * 64 * 448
+    attention = q + kv + 64 * 256 * h
+    moe = (h * 256 + 256) + 257 * 3 * h * 2048
+    return attention + moe + 2 * h + 2 * h * h + 3 * h + 79 * GLM5_INDEXER
+
+
 def _minimax_scales() -> int:
     """One scale per 128 x 128 block of q, kv, o and the experts of 62 layers."""
     h = 3072
@@ -111,6 +141,7 @@ TOTALS = {
     "Qwen/Qwen3-235B-A22B-Instruct-2507": Total(published=235_093_634_560),
     "Qwen/Qwen3-Coder-480B-A35B-Instruct": Total(published=480_154_875_392),
     "Qwen/Qwen3-Next-80B-A3B-Instruct": Total(published=81_324_862_720, extra=_qwen3_next_mtp()),
+    "Qwen/Qwen3.5-397B-A17B": Total(published=403_397_928_944, extra=_qwen35_mtp_and_vision()),
     "google/gemma-2-2b-it": Total(published=2_614_341_888),
     "google/gemma-2-9b-it": Total(published=9_241_705_984),
     "google/gemma-2-27b-it": Total(published=27_227_128_320),
@@ -128,6 +159,7 @@ TOTALS = {
     "zai-org/GLM-4.6": Total(published=358_337_791_296, extra=_glm_mtp(5120, 160, 1536, qk_norm=True),
                              source="same sizes as GLM-4.5"),
     "zai-org/GLM-4.5-Air": Total(published=110_468_824_832, extra=_glm_mtp(4096, 128, 1408, qk_norm=False)),
+    "zai-org/GLM-5": Total(published=753_864_139_008, extra=_glm5_mtp_and_indexers()),
     "MiniMaxAI/MiniMax-M2": Total(published=228_703_644_928, extra=_minimax_scales()),
     "deepseek-ai/DeepSeek-V2-Lite": Total(published=15_706_484_224),
     "deepseek-ai/DeepSeek-V2": Total(published=235_741_434_880),
@@ -136,16 +168,22 @@ TOTALS = {
     "deepseek-ai/DeepSeek-R1": Total(published=671 * 10**9, tolerance=0.5 / 671, source="model card"),
     # The page counts 3416 more than the linears and norms: 56 per layer, not known what.
     "moonshotai/Kimi-K2-Instruct": Total(published=1_026_408_235_864, tolerance=1e-8),
+    # Its own page counts packed integers; the card says 1T.
+    "moonshotai/Kimi-K2.5": Total(published=1_026_408_235_864, tolerance=1e-8, source="language model of Kimi-K2"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Active:
-    """Published active parameters [10**9], their tolerance and what the publisher leaves out."""
+    """Published active parameters [10**9], their tolerance and what the publisher leaves out.
+
+    ``extra_b`` is in the figure and not in the text model.
+    """
 
     published_b: float
     tolerance_b: float
     without: tuple[str, ...] = ()
+    extra_b: float = 0.0
     source: str = "model card"
 
 
@@ -164,6 +202,7 @@ ACTIVE = {
     "Qwen/Qwen3-Coder-480B-A35B-Instruct": Active(published_b=35, tolerance_b=0.5),
     # One digit; 3.25 without embedding and head, 3.87 with both.
     "Qwen/Qwen3-Next-80B-A3B-Instruct": Active(published_b=3, tolerance_b=0.5, without=_BOTH),
+    "Qwen/Qwen3.5-397B-A17B": Active(published_b=17, tolerance_b=0.5),
     # The card's table counts the unembedding and not the embedding; three digits, 0.5 %.
     "openai/gpt-oss-20b": Active(published_b=3.61, tolerance_b=0.005, without=("embedding",)),
     "openai/gpt-oss-120b": Active(published_b=5.13, tolerance_b=0.005, without=("embedding",)),
@@ -171,6 +210,8 @@ ACTIVE = {
     "zai-org/GLM-4.5": Active(published_b=32, tolerance_b=0.5, without=_BOTH),
     "zai-org/GLM-4.6": Active(published_b=32, tolerance_b=0.5, without=_BOTH, source="as GLM-4.5"),
     "zai-org/GLM-4.5-Air": Active(published_b=12, tolerance_b=0.5, without=_BOTH),
+    # 39.15 without embedding, head and indexers.
+    "zai-org/GLM-5": Active(published_b=40, tolerance_b=0.5, without=_BOTH, extra_b=78 * GLM5_INDEXER / 1e9),
     "MiniMaxAI/MiniMax-M2": Active(published_b=10, tolerance_b=0.5, without=_BOTH),
     # 2.451 without the embedding: again cut off, not rounded.
     "deepseek-ai/DeepSeek-V2-Lite": Active(published_b=2.4, tolerance_b=0.1, without=("embedding",)),
@@ -179,6 +220,7 @@ ACTIVE = {
     "deepseek-ai/DeepSeek-V3": Active(published_b=36.7, tolerance_b=0.005 * 36.7, without=("embedding",)),
     "deepseek-ai/DeepSeek-R1": Active(published_b=37, tolerance_b=0.5, without=("embedding",)),
     "moonshotai/Kimi-K2-Instruct": Active(published_b=32, tolerance_b=0.5, without=("embedding",)),
+    "moonshotai/Kimi-K2.5": Active(published_b=32, tolerance_b=0.5, without=("embedding",)),
 }
 
 
@@ -206,5 +248,5 @@ def test_active_is_the_published_one(name: str) -> None:
     # Embedding and head have the same size, and no packaged mixture of experts ties them.
     assert not model.tied_embeddings
     left_out = len(row.without) * model.hidden_size * model.vocab_size
-    counted_b = (model.num_active_params - left_out) / 1e9
+    counted_b = (model.num_active_params - left_out) / 1e9 + row.extra_b
     assert counted_b == pytest.approx(row.published_b, abs=row.tolerance_b), row.source

@@ -98,13 +98,21 @@ def test_modelopt_file_that_quantises_nothing() -> None:
     ["model.layers.*.self_attn"], ["re:.*self_attn.*", "lm_head"],
     ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"],
     ["language_model.model.layers.0.self_attn*", "language_model.model.layers.1.self_attn*"],
+    # Layers of linear attention count too (Qwen3.5).
+    ["model.language_model.layers.0.linear_attn*", "model.language_model.layers.1.self_attn*"],
+    ["model.layers.0.linear_attn.in_proj_qkv", "model.layers.1.self_attn.o_proj"],
 ])
 def test_attention_left_out_means_experts_only(skipped: list[str]) -> None:
     found = precision(group(INT4, None, ignore=[*skipped, "lm_head"]), moe=True)
     assert (found.name, found.linear.name, found.expert.name) == ("int4", "bf16", "int4")
 
 
-@pytest.mark.parametrize("skipped", [["model.layers.0.self_attn.q_proj"], ["model.layers.0.mlp.gate"], []])
+@pytest.mark.parametrize("skipped", [
+    ["model.layers.0.self_attn.q_proj"], ["model.layers.0.mlp.gate"], [],
+    # The indexer alone (GLM-5), the projections of beta and alpha alone (Qwen3-Next).
+    ["model.layers.0.self_attn.indexers_proj", "model.layers.1.self_attn.indexers_proj"],
+    ["model.layers.0.linear_attn.in_proj_ba", "model.layers.1.linear_attn.in_proj_ba"],
+])
 def test_a_few_modules_left_out_change_nothing(skipped: list[str]) -> None:
     assert formats(precision(group(FP8, FP8, ignore=[*skipped, "lm_head"]), moe=True)) == W_FP8
 
@@ -182,3 +190,5 @@ def test_published_formats() -> None:
     assert load_model("openai/gpt-oss-120b", dtype="nvfp4").precision.linear.name == "bf16"
     assert formats(load_model("deepseek-ai/DeepSeek-V3").precision) == W_FP8
     assert formats(load_model("MiniMaxAI/MiniMax-M2").precision) == W_FP8
+    # Integers for the experts alone, with operands in 16 bits.
+    assert formats(load_model("moonshotai/Kimi-K2.5").precision) == ("int4", "bf16", "bf16", "int4", *["bf16"] * 3)

@@ -1,7 +1,7 @@
 """The table of families, and how a config.json finds its row.
 
-Multimodal files (Gemma 3, Llama 4, Mistral 3, Kimi-K2.5) hold their language model under ``text_config``:
-that alone is planned, the vision tower is left out.
+Multimodal files (Gemma 3, Llama 4, Mistral 3, Kimi-K2.5, Qwen3.5) hold their language model under
+``text_config``: that alone is planned, the vision tower is left out.
 """
 
 from collections.abc import Callable, Mapping
@@ -101,8 +101,10 @@ FAMILIES: Final[dict[str, Family]] = {
         defaults={**_QWEN, **_QWEN_MOE},
     ),
     "qwen3_next": Family(
-        read=read_qwen3_next, architectures=("Qwen3NextForCausalLM",), model_types=("qwen3_next",),
-        defaults={**_UNTIED, **_QWEN_MOE, "head_dim": 256, "full_attention_interval": 4},
+        # Qwen3.5 splits the fused projections of the linear layers: the same parameters in more matrices.
+        read=read_qwen3_next, architectures=("Qwen3NextForCausalLM", "Qwen3_5MoeForCausalLM"),
+        model_types=("qwen3_next", "qwen3_5_moe_text"),
+        defaults={**_UNTIED, **_QWEN_MOE, "head_dim": 256, "full_attention_interval": 4, "attn_output_gate": True},
     ),
     "gpt_oss": Family(
         read=read_gpt_oss, architectures=("GptOssForCausalLM",), model_types=("gpt_oss",),
@@ -132,6 +134,10 @@ FAMILIES: Final[dict[str, Family]] = {
         read=read_deepseek, architectures=("DeepseekV3ForCausalLM",), model_types=("deepseek_v3", "kimi_k2"),
         defaults={**_DEEPSEEK, "topk_method": "noaux_tc"},
     ),
+    "glm_moe_dsa": Family(
+        read=read_deepseek, architectures=("GlmMoeDsaForCausalLM",), model_types=("glm_moe_dsa",),
+        defaults={**_DEEPSEEK, "topk_method": "noaux_tc"},
+    ),
 }
 """Family name -> its row."""
 
@@ -144,10 +150,12 @@ WRAPPERS: Final[dict[str, str]] = {
     "Llama4ForConditionalGeneration": "llama4",
     "Mistral3ForConditionalGeneration": "mistral",
     "KimiK25ForConditionalGeneration": "deepseek_v3",
+    "Qwen3_5MoeForConditionalGeneration": "qwen3_next",
     "gemma3": "gemma3",
     "llama4": "llama4",
     "mistral3": "mistral",
     "kimi_k25": "deepseek_v3",
+    "qwen3_5_moe": "qwen3_next",
 }
 """Multimodal architecture or model_type -> the family of its ``text_config``."""
 

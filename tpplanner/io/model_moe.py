@@ -1,7 +1,7 @@
 """Readers of the mixture-of-experts families: config.json keys -> layers.
 
 Sources: the configuration and modelling files of transformers 4.57 of each family, for MiniMax-M2
-those of vLLM.
+those of vLLM; for Qwen3.5 and GLM-5 their config.json, whose sizes give the published totals exactly.
 """
 
 from collections.abc import Sequence
@@ -81,12 +81,13 @@ def read_qwen3_moe(keys: Keys) -> Layout:
 
 
 def read_qwen3_next(keys: Keys) -> Layout:
-    """Qwen3-Next: gated delta nets, every fourth layer gated full attention, a gated shared expert."""
+    """Qwen3-Next and Qwen3.5: gated delta nets, every fourth layer gated full attention, a gated shared expert."""
     interval = keys.count("full_attention_interval", maximum=MAX_LAYERS)
     kinds = layer_types(keys, lambda index: LINEAR if (index + 1) % interval else FULL, (LINEAR, FULL))
     bias = keys.flag("attention_bias")
     full = grouped_query(
-        keys, qkv_bias=bias, out_bias=bias, qk_norm_params=2 * head_dim(keys), output_gate=True
+        keys, qkv_bias=bias, out_bias=bias, qk_norm_params=2 * head_dim(keys),
+        output_gate=keys.flag("attn_output_gate"),
     )
     linear = LinearAttention(
         num_key_heads=keys.count("linear_num_key_heads"),
@@ -190,7 +191,13 @@ def read_minimax_m2(keys: Keys) -> Layout:
 
 
 def read_deepseek(keys: Keys) -> Layout:
-    """DeepSeek-V2, V3, R1 and Kimi-K2: latent attention, shared experts, first layers dense."""
+    """DeepSeek-V2, V3, R1, Kimi-K2 and GLM-5: latent attention, shared experts, first layers dense.
+
+    GLM-5's sparse attention is read as if every query attended to all tokens. Its indexer picks ``index_topk``
+    = 2048 of them: up to that context nothing is skipped, beyond it the reads of the cache are overestimated.
+    The indexer's weights (0.1 % of the model) and keys (128 bytes and a scale of 4 per token and layer, an
+    eighth of the latent vector in 16 bits) are left out.
+    """
     if keys.flag("attention_bias"):
         raise keys.refuse("attention_bias", "be false: latent attention with biases is not modelled")
     keys.require("q_lora_rank")

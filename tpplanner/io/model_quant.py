@@ -197,8 +197,11 @@ def _names_head(skipped: tuple[str, ...]) -> bool:
     return any("lm_head" in module for module in skipped)
 
 
-_WHOLE_ATTENTION: Final = re.compile(r"self_attn(?:[.*$\\]*$|.*proj)")
-_ONE_LAYER: Final = re.compile(r"layers\.(\d{1,5})\.self_attn")
+# An indexer (GLM-5) and the projections of beta and alpha (Qwen3-Next) are left out where the rest is quantised.
+_WHOLE_ATTENTION: Final = re.compile(
+    r"self_attn(?:[.*$\\]*$|(?!.*indexer).*proj)|linear_attn(?:[.*$\\]*$|.*(?:qkv|out_proj))"
+)
+_ONE_LAYER: Final = re.compile(r"layers\.(\d{1,5})\.(?:self|linear)_attn")
 
 
 def _leaves_attention(skipped: tuple[str, ...], num_layers: int) -> bool:
