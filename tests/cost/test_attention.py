@@ -6,11 +6,11 @@ from builders import GQA, LINEAR, MLA, WINDOWED, round_hardware, tiny_model
 from tpplanner.cost.attention import (
     attention_bytes,
     attention_flop,
-    attention_s,
     decode_attention_s,
     flop_per_query,
     prefill_attention_s,
 )
+from tpplanner.cost.operators import operator_times
 from tpplanner.cost.work import work_of
 from tpplanner.domain.step import Batch
 
@@ -57,9 +57,9 @@ def test_mixed_batch_by_hand():
     work = work_of(tiny_model(GQA))
     batch = Batch(num_decode_seqs=4, decode_context_tok=1000, num_prefill_tok=100, prefill_context_tok=500,
                   num_prefill_seqs=1, num_prefill_ends=1)
-    # The two cases above, added.
-    assert attention_s(work, HARDWARE, tp=2, batch=batch, kv_element_bytes=2) == pytest.approx(
-        2 * hypot(1.6384e-7, 2.048e-6) + 2 * 2.048e-6, rel=EXACT)
+    alone = operator_times(tiny_model(GQA), HARDWARE, tp=2, batch=batch)
+    assert alone.decode_attention_s == pytest.approx(2 * hypot(1.6384e-7, 2.048e-6), rel=EXACT)
+    assert alone.prefill_attention_s == pytest.approx(2 * 2.048e-6, rel=EXACT)
     # Two layers, four sequences of 256,000 bytes.
     assert attention_bytes(work, tp=2, batch=batch, kv_element_bytes=2) == pytest.approx(2_048_000, rel=EXACT)
     # Two layers of 4 * 1,024,000 + 100 * 512,000.

@@ -3,7 +3,7 @@ from math import hypot
 import pytest
 from builders import q, round_hardware, tiny_model, tiny_moe
 
-from tpplanner.cost.linear import gemm_s, linear_bytes, linear_class_s, linear_flop, linears_s
+from tpplanner.cost.linear import experts_s, gemm_s, gemms_s, linear_bytes, linear_class_s, linear_flop
 from tpplanner.cost.work import work_of
 
 EXACT = 1e-12
@@ -45,7 +45,7 @@ def test_kv_projection_is_replicated_beyond_the_kv_heads():
 def test_all_linears_by_hand():
     # Head on 4 sampled rows, t = 2: 2 * 4 * 16,384,000 / 5e13 = 2.62144 us; 2 * 16,384,000 / 8e11 = 40.96 us.
     expected = (hypot(5.4525952e-6, 34.07872e-6) + hypot(0.1048576e-6, 0.65536e-6) + hypot(2.62144e-6, 40.96e-6))
-    assert linears_s(WORK, HARDWARE, tp=2, num_tok=10, num_sampled=4) == pytest.approx(expected, rel=EXACT)
+    assert gemms_s(tiny_model(), HARDWARE, tp=2, num_tok=10, num_sampled=4) == pytest.approx(expected, rel=EXACT)
 
 
 def test_flop_and_bytes_by_hand():
@@ -65,6 +65,9 @@ def test_experts_by_hand():
     # t = 2, 2 rows: 2 * 2 * 2 * 1,572,864 / 4e13 = 0.3145728 us; 3.5 * 1,572,864 * 2 / 5e11 = 22.020096 us.
     assert linear_class_s(expert, HARDWARE, tp=2, num_tok=2) == pytest.approx(
         hypot(0.3145728e-6, 22.020096e-6), rel=EXACT)
+    assert experts_s(tiny_model(mlp=tiny_moe()), HARDWARE, tp=2, num_tok=2) == pytest.approx(
+        hypot(0.3145728e-6, 22.020096e-6), rel=EXACT)
+    assert experts_s(tiny_model(), HARDWARE, tp=2, num_tok=2) == 0.0
 
 
 def test_router_is_on_every_rank():

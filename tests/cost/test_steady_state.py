@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tpplanner.cost.latency import latency_of
 from tpplanner.cost.replica import KvRoom, ReplicaGrid, kv_room
-from tpplanner.cost.steady_state import batch_state, closed_loop, outside_s, running_limit
+from tpplanner.cost.steady_state import batch_state, closed_loop, outside_of, running_limit
 from tpplanner.domain.engine import Preemption, Switches
 from tpplanner.domain.workload import Targets
 from tpplanner.planner.open_loop import open_loop, slo_capacity
@@ -232,7 +232,7 @@ def test_requests_beyond_the_batch_queue():
     state = closed_loop(grid, kv_room(grid), 100.0)
     # max_num_seqs 64: of the other 36 those wait that are not outside for the rest of a step; each waits for as
     # many finishes as are ahead of it.
-    outside = float(state.rate_req_s * outside_s(grid, state))
+    outside = float(state.rate_req_s * outside_of(grid, state))
     assert state.num_running_seqs == 64
     assert state.num_queued_seqs == pytest.approx(36 - outside, rel=1e-9)
     assert state.admission_s == pytest.approx(float(state.num_queued_seqs / state.rate_req_s), rel=1e-12)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tpplanner.cost.kernel_time import decode_kernel_s, prefill_kernel_s
 from tpplanner.cost.kv import layer_kv_bytes_per_seq
 from tpplanner.cost.roofline import roofline_s
 from tpplanner.cost.work import ModelWork
@@ -60,12 +61,21 @@ def decode_attention_s(
     work: ModelWork, hardware: HardwareProfile, *, tp: FloatOrArray, num_seqs: FloatOrArray,
     context_tok: FloatOrArray, kv_element_bytes: float, arithmetic: str = "bf16",
 ) -> FloatOrArray:
-    """Time of decode attention of ``num_seqs`` sequences with ``context_tok`` tokens each [s]."""
+    """Time of decode attention of ``num_seqs`` sequences with ``context_tok`` tokens each [s].
+
+    By the fitted kernel where the machine has one, else by the roofline.
+    """
     efficiency = hardware.efficiency
     bytes_s = hardware.hbm_bytes_s.value * efficiency.decode_attention_memory.value
     flop_s = hardware.peak_for(arithmetic).value * efficiency.prefill_attention_compute.value
     total: FloatOrArray = 0.0
     for num_layers, attention in work.attentions:
+        if isinstance(attention, GroupedQueryAttention) and hardware.kernels is not None:
+            one = decode_kernel_s(attention, hardware, tp=tp, num_seqs=num_seqs, context_tok=context_tok,
+                                  kv_element_bytes=kv_element_bytes)
+            if one is not None:
+                total = total + num_layers * np.where(np.greater(num_seqs, 0), one, 0.0)
+                continue
         read = _bytes_per_query(attention, tp=tp, context_tok=context_tok, kv_element_bytes=kv_element_bytes)
         flop = flop_per_query(attention, tp=tp, context_tok=context_tok, absorbed=True)
         total = total + num_layers * roofline_s(
@@ -77,26 +87,24 @@ def decode_attention_s(
 
 def prefill_attention_s(
     work: ModelWork, hardware: HardwareProfile, *, tp: FloatOrArray, num_tok: FloatOrArray,
-    context_tok: FloatOrArray, arithmetic: str = "bf16",
+    context_tok: FloatOrArray, kv_element_bytes: float = 2.0, arithmetic: str = "bf16",
 ) -> FloatOrArray:
-    """Time of prefill attention of ``num_tok`` tokens that see ``context_tok`` keys in the mean [s]."""
+    """Time of prefill attention of ``num_tok`` tokens that see ``context_tok`` keys in the mean [s].
+
+    By the fitted kernel where the machine has one: a token costs its share of a whole prompt of twice the mean context.
+    """
     flop_s = hardware.peak_for(arithmetic).value * hardware.efficiency.prefill_attention_compute.value
     total: FloatOrArray = 0.0
     for num_layers, attention in work.attentions:
+        if isinstance(attention, GroupedQueryAttention) and hardware.kernels is not None:
+            prompt_tok = np.maximum(2.0 * np.asarray(context_tok, dtype=float), 1.0)
+            one = prefill_kernel_s(attention, hardware, tp=tp, isl_tok=prompt_tok, kv_element_bytes=kv_element_bytes)
+            if one is not None:
+                total = total + num_layers * num_tok / prompt_tok * one
+                continue
         flop = flop_per_query(attention, tp=tp, context_tok=context_tok, absorbed=False)
         total = total + num_layers * num_tok * flop / flop_s
     return total
-
-
-def attention_s(
-    work: ModelWork, hardware: HardwareProfile, *, tp: FloatOrArray, batch: Batch, kv_element_bytes: float
-) -> FloatOrArray:
-    """Time of the attention of one mixed batch [s]."""
-    decode = decode_attention_s(work, hardware, tp=tp, num_seqs=batch.num_decode_seqs,
-                                context_tok=batch.decode_context_tok, kv_element_bytes=kv_element_bytes)
-    prefill = prefill_attention_s(work, hardware, tp=tp, num_tok=batch.num_prefill_tok,
-                                  context_tok=batch.prefill_context_tok)
-    return decode + prefill
 
 
 def attention_bytes(

@@ -1,9 +1,11 @@
 """Linears: GEMMs whose weights t divides, bounded by arithmetic or by reading the weights."""
 
+from tpplanner.cost.kernel_time import experts_kernel_s, has_gemm_kernels, has_moe_kernels, layers_kernel_s
 from tpplanner.cost.roofline import roofline_s
-from tpplanner.cost.work import LinearClass, ModelWork
+from tpplanner.cost.work import LinearClass, ModelWork, work_of
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.matrix import FloatOrArray
+from tpplanner.domain.model import ModelSpec
 
 EQUATION = "sum over linears of ((2 n P s / (ec peak))^p + (P s bytes / (em bw))^p)^(1/p),  s = max(1/t, min share)"
 
@@ -66,14 +68,38 @@ def linear_class_s(
     )
 
 
-def linears_s(
-    work: ModelWork, hardware: HardwareProfile, *, tp: FloatOrArray, num_tok: FloatOrArray,
-    num_sampled: FloatOrArray,
+def gemms_s(
+    model: ModelSpec, hardware: HardwareProfile, *, tp: FloatOrArray, num_tok: FloatOrArray, num_sampled: FloatOrArray
 ) -> FloatOrArray:
-    """Time of all linears of a step, the LM head on the sampled rows only [s]."""
+    """Time of all linears of a step but the routed experts, the LM head on the sampled rows only [s].
+
+    By the fitted kernels where the machine has one for each, else by the roofline of each class.
+    """
+    if has_gemm_kernels(model, hardware):
+        return layers_kernel_s(model, hardware, tp=tp, num_tok=num_tok, num_sampled=num_sampled)
+    work = work_of(model)
     total: FloatOrArray = linear_class_s(work.lm_head, hardware, tp=tp, num_tok=num_sampled)
     for linear in work.linears:
-        total = total + linear_class_s(linear, hardware, tp=tp, num_tok=num_tok)
+        if not linear.is_expert:
+            total = total + linear_class_s(linear, hardware, tp=tp, num_tok=num_tok)
+    return total
+
+
+def experts_s(
+    model: ModelSpec, hardware: HardwareProfile, *, tp: FloatOrArray, num_tok: FloatOrArray, ep: FloatOrArray = 1.0
+) -> FloatOrArray:
+    """Time of the routed experts of a step [s]; 0 for a dense model.
+
+    By the fitted kernel where the machine has one, else by the roofline, for which ``ep`` makes no difference.
+    """
+    if not model.is_moe:
+        return 0.0 * num_tok
+    if has_moe_kernels(model, hardware):
+        return experts_kernel_s(model, hardware, tp=tp, ep=ep, num_tok=num_tok)
+    total: FloatOrArray = 0.0
+    for linear in work_of(model).linears:
+        if linear.is_expert:
+            total = total + linear_class_s(linear, hardware, tp=tp, num_tok=num_tok)
     return total
 
 

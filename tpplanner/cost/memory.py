@@ -70,7 +70,7 @@ def activation_bytes(
 def memory_split(
     model: ModelSpec, hardware: HardwareProfile, engine: EngineProfile, *, tp: FloatOrArray,
     gpu_memory_utilization: FloatOrArray, max_num_seqs: FloatOrArray, max_num_batched_tokens: FloatOrArray,
-    non_kv_overhead_bytes: float | None = None,
+    non_kv_overhead_bytes: float | None = None, num_gpu_blocks: FloatOrArray | None = None,
 ) -> MemorySplit:
     """Split the memory of one rank [bytes], and count the KV blocks that fit.
 
@@ -80,6 +80,8 @@ def memory_split(
         Share of the HBM that the engine may take.
     non_kv_overhead_bytes
         Replaces activations + runtime where it is known from the engine's own log [bytes].
+    num_gpu_blocks
+        Replaces the number of KV blocks where it is known (vLLM's ``--num-gpu-blocks-override``).
 
     Notes
     -----
@@ -100,6 +102,9 @@ def memory_split(
     block = engine.kv_block_size_tok
     with np.errstate(divide="ignore", invalid="ignore"):
         blocks = np.where(np.greater(per_tok, 0), np.floor(np.maximum(left, 0.0) / (block * per_tok)), np.inf)
+    if num_gpu_blocks is not None:
+        blocks = num_gpu_blocks + 0.0 * weights
+        left = blocks * block * per_tok
     return MemorySplit(
         usable_bytes=usable + 0.0 * weights, weight_bytes=weights, activation_bytes=activations,
         runtime_bytes=runtime, kv_bytes=left, kv_bytes_per_tok=per_tok, num_kv_blocks=blocks,

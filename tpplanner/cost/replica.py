@@ -12,6 +12,7 @@ from tpplanner.domain.engine import EngineProfile, Preemption, SamplingPolicy
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.model import ModelSpec
+from tpplanner.domain.serving_fit import STEADY, LoadGenerator
 from tpplanner.domain.step import Batch, StepTime
 
 
@@ -27,6 +28,12 @@ class ReplicaGrid:
         Limits of the engine.
     non_kv_overhead_bytes
         Replaces the modelled activations and runtime of a rank.
+    num_gpu_blocks
+        Replaces the modelled number of KV blocks of a rank.
+    ep
+        Ranks that hold whole experts; 1 cuts every expert.
+    load
+        The benchmark that loads the replicas; the steady state without one.
     """
 
     model: ModelSpec
@@ -40,10 +47,14 @@ class ReplicaGrid:
     max_num_batched_tokens: FloatOrArray
     gpu_memory_utilization: FloatOrArray
     non_kv_overhead_bytes: float | None = None
+    num_gpu_blocks: FloatOrArray | None = None
+    ep: FloatOrArray = 1.0
+    load: LoadGenerator = STEADY
 
     def step(self, batch: Batch) -> StepTime:
         """Terms of one step [s]."""
-        return step_time(self.model, self.hardware, self.engine, tp=self.tp, batch=batch, sampling=self.sampling)
+        return step_time(self.model, self.hardware, self.engine, tp=self.tp, ep=self.ep, batch=batch,
+                         sampling=self.sampling)
 
     def memory(self) -> MemorySplit:
         """Memory of one rank [bytes]."""
@@ -51,7 +62,7 @@ class ReplicaGrid:
             self.model, self.hardware, self.engine, tp=self.tp,
             gpu_memory_utilization=self.gpu_memory_utilization, max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
-            non_kv_overhead_bytes=self.non_kv_overhead_bytes,
+            non_kv_overhead_bytes=self.non_kv_overhead_bytes, num_gpu_blocks=self.num_gpu_blocks,
         )
 
     def seq_kv_bytes(self, context_tok: FloatOrArray) -> FloatOrArray:

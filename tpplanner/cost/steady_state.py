@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpplanner.cost.outside import outside_s, step_factor
 from tpplanner.cost.preemption import evictions_per_request, swap_s
 from tpplanner.cost.replica import KvRoom, ReplicaGrid
 from tpplanner.domain.engine import Preemption
@@ -39,7 +40,8 @@ class SteadyState:
     """Steady state of one replica per grid point, all arrays. Times [s], rates [1/s].
 
     ``tpot_s`` is NaN where O = 1; ``ttft_s`` leaves out the wait for a place in the batch, which
-    ``admission_s`` holds (infinite where the load exceeds the capacity).
+    ``admission_s`` holds (infinite where the load exceeds the capacity). ``measured_factor`` is what measured runs of the
+    model multiply every step by, 1 without.
     """
 
     num_running_seqs: FloatOrArray
@@ -59,12 +61,22 @@ class SteadyState:
     mixed_frac: FloatOrArray
     decode_step: StepTime
     mixed_step: StepTime
+    measured_factor: FloatOrArray
+    term_factor: FloatOrArray
 
     def mean_of(self, term: str) -> FloatOrArray:
-        """Mean over the steps of one field of ``StepTime`` [s]."""
+        """Mean over the steps of one field of ``StepTime`` [s].
+
+        Scaled so that the terms add up to the mean step: serving runs correct the sum and say nothing of its parts.
+        """
         pure: FloatOrArray = getattr(self.decode_step, term)
         mixed: FloatOrArray = getattr(self.mixed_step, term)
-        return (1.0 - self.mixed_frac) * pure + self.mixed_frac * mixed
+        return self.term_factor * ((1.0 - self.mixed_frac) * pure + self.mixed_frac * mixed)
+
+    @property
+    def decode_s(self) -> FloatOrArray:
+        """A step without prompt tokens, corrected by serving runs [s]."""
+        return self.measured_factor * self.decode_step.total_s
 
 
 def running_limit(grid: ReplicaGrid, room: KvRoom) -> FloatOrArray:
@@ -160,16 +172,20 @@ def batch_state(
     decode_step, mixed_step = grid.step(decode), grid.step(mixed)
     swapped = (evicted - again) * 2.0 * grid.seq_kv_bytes(grid.isl_tok)
     stall_s = finish * swap_s(swap_bytes=swapped, link=grid.hardware.host_link)
-    step_s = (1.0 - mixed_frac) * decode_step.total_s + mixed_frac * mixed_step.total_s + stall_s
+    measured = step_factor(grid, num_seqs)
+    terms_s = (1.0 - mixed_frac) * decode_step.total_s + mixed_frac * mixed_step.total_s
+    interference = 1.0 if grid.engine.terms is None else grid.engine.terms.prefill_interference.value
+    busy_s = measured * (decode_step.total_s + interference * (terms_s - decode_step.total_s))
+    step_s = busy_s + stall_s
     rate = working * finish / step_s
     return SteadyState(
         num_running_seqs=num_seqs + 0.0 * rate, num_decode_seqs=working * decode.num_decode_seqs,
         num_queued_seqs=num_waiting + 0.0 * rate, rate_req_s=rate, step_s=step_s,
-        prefill_s=prefill_steps / (1.0 + again) * mixed_step.total_s,
+        prefill_s=measured * prefill_steps / (1.0 + again) * mixed_step.total_s,
         admission_s=num_waiting / rate, prefill_util_frac=load, preemptions_per_req=evicted,
         recompute_tok_per_req=again * grid.isl_tok,
         swap_bytes_per_req=swapped * grid.tp, swap_stall_s=stall_s, decode_batch=decode, mixed_batch=mixed, mixed_frac=mixed_frac,
-        decode_step=decode_step, mixed_step=mixed_step,
+        decode_step=decode_step, mixed_step=mixed_step, measured_factor=measured, term_factor=busy_s / terms_s,
     )
 
 
@@ -179,18 +195,17 @@ def full_state(grid: ReplicaGrid, room: KvRoom) -> SteadyState:
     return batch_state(grid, num_seqs=running_limit(grid, room), num_waiting=np.inf, kv_full=kv_full)
 
 
-def outside_s(grid: ReplicaGrid, state: SteadyState) -> FloatOrArray:
-    """Time that a request spends neither in the batch nor queued for it: overhead, and the rest of a running step [s]."""
-    overhead = grid.engine.request_overhead_s
-    others = np.maximum(state.num_running_seqs - 1.0, 0.0) / np.maximum(state.num_running_seqs, 1.0)
-    return (overhead.value if overhead else 0.0) + 0.5 * others * state.step_s
+def outside_of(grid: ReplicaGrid, state: SteadyState) -> FloatOrArray:
+    """Time that a request of ``state`` spends neither in the batch nor queued for it [s]."""
+    return outside_s(grid, num_seqs=state.num_running_seqs, decode_s=state.decode_s, step_s=state.step_s,
+                     prefill_s=state.prefill_s)
 
 
 def closed_loop(grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray) -> SteadyState:
     """Steady state with ``concurrency`` requests always in flight on each replica (>= 1).
 
     Requests in flight are those in the batch, those queued for it, and those outside both, X times
-    :func:`outside_s`; the last are found in a few rounds, since the time in the batch depends little on them.
+    :func:`outside_of`; the last are found in a few rounds, since the time in the batch depends little on them.
     """
     limit = running_limit(grid, room)
     running = np.minimum(concurrency, limit)
@@ -198,7 +213,7 @@ def closed_loop(grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray) -> S
     for _ in range(_NUM_ROUNDS):
         state = batch_state(grid, num_seqs=running)
         in_batch_s = running / state.rate_req_s
-        outside = outside_s(grid, state)
+        outside = outside_of(grid, state)
         # A batch that is not full shares the requests by time; a full one finishes X whatever waits. The larger holds.
         inside = np.maximum(concurrency * in_batch_s / (in_batch_s + outside), concurrency - state.rate_req_s * outside)
         running = np.minimum(inside, limit)

@@ -8,11 +8,9 @@ sections 1 to 4). Each term is one module beside this one.
 
 import numpy as np
 
-from tpplanner.cost.attention import attention_s
-from tpplanner.cost.communication import communication_s
-from tpplanner.cost.elementwise import elementwise_s, launch_s
+from tpplanner.cost.elementwise import launch_s
 from tpplanner.cost.host import task_s
-from tpplanner.cost.linear import linears_s
+from tpplanner.cost.operators import operator_times
 from tpplanner.cost.overlap import hidden_s
 from tpplanner.cost.sampling import sampling_s
 from tpplanner.cost.work import work_of
@@ -23,6 +21,13 @@ from tpplanner.domain.model import ModelSpec
 from tpplanner.domain.step import Batch, StepTime
 
 
+def _factors(engine: EngineProfile) -> dict[str, float]:
+    """Time inside the engine over the time alone, per kind of operator; 1 where no serving runs were fitted."""
+    kinds = ("gemm", "expert", "decode_attention", "prefill_attention", "collective")
+    terms = engine.terms
+    return {kind: 1.0 if terms is None else getattr(terms, f"{kind}_factor").value for kind in kinds}
+
+
 def step_time(
     model: ModelSpec,
     hardware: HardwareProfile,
@@ -31,6 +36,7 @@ def step_time(
     tp: FloatOrArray,
     batch: Batch,
     sampling: SamplingPolicy | None = None,
+    ep: FloatOrArray = 1.0,
 ) -> StepTime:
     """Terms of one engine step of a replica of degree ``tp`` [s].
 
@@ -44,6 +50,8 @@ def step_time(
         What the step processes; scalars or arrays.
     sampling
         Policy; the engine's default where ``None``.
+    ep
+        Ranks of the replica that hold whole experts; 1 cuts every expert.
 
     Returns
     -------
@@ -52,22 +60,21 @@ def step_time(
 
     Notes
     -----
-    Not modelled: GEMM tiles, expert imbalance, communication that overlaps with compute, CUDA-graph
-    padding. An empty batch still costs its launches.
+    Not modelled: the sawtooth of GEMM tiles, CUDA-graph padding. Expert imbalance and communication that overlaps
+    with compute are in the factors where serving runs were fitted. An empty batch still costs its launches.
     """
     work = work_of(model)
     switches = engine.switches
-    num_tok, num_sampled, num_seqs = batch.num_tok, batch.num_sampled, batch.num_seqs
-    kv_element_bytes = model.precision.kv.num_bytes
-
-    # scalable(t): T3 on the device
-    linear = linears_s(work, hardware, tp=tp, num_tok=num_tok, num_sampled=num_sampled)
-    attention = attention_s(work, hardware, tp=tp, batch=batch, kv_element_bytes=kv_element_bytes)
-    elementwise = elementwise_s(work, hardware, tp=tp, num_tok=num_tok)
-    launch = launch_s(work, engine)
-    # communication(t)
-    comm = communication_s(work, hardware, tp=tp, num_tok=num_tok, num_sampled=num_sampled,
+    num_sampled, num_seqs = batch.num_sampled, batch.num_seqs
+    # scalable(t), T3 on the device, and communication(t): operators alone, times what the engine makes of them
+    alone = operator_times(model, hardware, tp=tp, ep=ep, batch=batch,
                            seq_parallel_sampling=switches.seq_parallel_sampling)
+    inside = _factors(engine)
+    linear = inside["gemm"] * alone.gemm_s + inside["expert"] * alone.expert_s
+    attention = (inside["decode_attention"] * alone.decode_attention_s
+                 + inside["prefill_attention"] * alone.prefill_attention_s)
+    elementwise, comm = alone.elementwise_s, inside["collective"] * alone.comm_s
+    launch = launch_s(work, engine)
     # sampling(t): T4
     t4 = sampling_s(engine.sampling[sampling or engine.default_sampling], tp=tp, num_sampled=num_sampled,
                     seq_parallel=switches.seq_parallel_sampling)

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from tpplanner.domain.checks import check_count, check_real
 from tpplanner.domain.quantity import Quantity
+from tpplanner.domain.serving_fit import ResidualModel, ServingTerms
 from tpplanner.errors import ProfileError, nearest, reject
 
 
@@ -93,6 +94,11 @@ class EngineProfile:
         What a request waits outside the engine's steps before its first token (tokenisation, transport).
     ratio_error_frac
         Stated error of a predicted ratio of throughputs between two degrees: plans nearer than that tie.
+    measured_as
+        Name under which serving runs and kernels of this engine were measured; ``None`` where none were.
+    terms, tpot_residual, ttft_residual
+        What serving runs on the machine taught, once the profile is bound to a machine and a model
+        (:func:`tpplanner.cost.serving.bind`); ``None`` before, and where there are no runs.
     """
 
     name: str
@@ -115,6 +121,10 @@ class EngineProfile:
     preemption: Preemption = Preemption.RECOMPUTE
     launcher: str = "vllm"
     aliases: tuple[str, ...] = ()
+    measured_as: str | None = None
+    terms: ServingTerms | None = None
+    tpot_residual: ResidualModel | None = None
+    ttft_residual: ResidualModel | None = None
     place: str = "<memory>"
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tpplanner.domain.checks import check_count
+from tpplanner.domain.kernels import Kernels
 from tpplanner.domain.quantity import Quantity
 from tpplanner.errors import ProfileError, reject
 
@@ -149,6 +150,8 @@ class HardwareProfile:
         communication adds on each rank when t > 1.
     price_usd_h
         Of one GPU; ``None`` where no list price is known.
+    kernels
+        Fitted kernels of one engine on this machine; ``None`` where none were measured: then the efficiencies hold.
     """
 
     name: str
@@ -169,6 +172,7 @@ class HardwareProfile:
     aliases: tuple[str, ...] = ()
     collectives: tuple[CollectiveCurve, ...] = ()
     link_domain_gpus: int | None = None
+    kernels: Kernels | None = None
     place: str = "<memory>"
 
     def __post_init__(self) -> None:

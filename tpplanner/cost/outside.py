@@ -1,0 +1,89 @@
+"""What a request waits for outside its own steps, and what measured runs of the same model correct."""
+
+import numpy as np
+
+from tpplanner.cost.replica import ReplicaGrid
+from tpplanner.cost.residual import Coordinates, mean_log
+from tpplanner.domain.matrix import FloatOrArray
+from tpplanner.domain.serving_fit import ResidualModel, model_key
+
+EQUATION = (
+    "TTFT = h (request + clients c + kD D + kP prefill + w (S - 1) prompt);  no runs: request + step (S - 1)/(2 S) + prefill"
+)
+
+BURST_PROMPTS_PER_CLIENT = 10.0
+"""Prompts per client of the benchmarks that ``burst_share`` was fitted on: the first of them meet in a burst."""
+
+
+def coordinates_of(grid: ReplicaGrid, num_seqs: FloatOrArray) -> Coordinates:
+    """Where the grid's points lie among measured runs, at ``num_seqs`` sequences in the batch."""
+    shape = np.broadcast_shapes(*(np.shape(v) for v in (num_seqs, grid.tp, grid.isl_tok, grid.osl_tok, grid.ep)))
+    degrees = np.broadcast_to(np.asarray(grid.ep, dtype=float), shape).ravel()
+    keys = {ep: model_key(grid.model, ep=int(ep)) for ep in np.unique(degrees)}
+    return Coordinates.of(
+        model_keys=np.asarray([keys[ep] for ep in degrees]).reshape(shape), num_seqs=np.broadcast_to(num_seqs, shape),
+        tp=grid.tp, isl_tok=np.asarray(grid.isl_tok) / grid.load.length_frac,
+        osl_tok=np.asarray(grid.osl_tok) / grid.load.length_frac,
+    )
+
+
+def _factor(grid: ReplicaGrid, residual: ResidualModel | None, num_seqs: FloatOrArray) -> FloatOrArray:
+    if residual is None or not residual.num_runs:
+        return 1.0
+    at = coordinates_of(grid, num_seqs)
+    shape = np.broadcast_shapes(*(np.shape(v) for v in (num_seqs, grid.tp, grid.isl_tok, grid.osl_tok, grid.ep)))
+    return np.exp(mean_log(residual, at)).reshape(shape)
+
+
+def step_factor(grid: ReplicaGrid, num_seqs: FloatOrArray) -> FloatOrArray:
+    """Measured over modelled step time near the runs of this model, 1 far from all."""
+    return _factor(grid, grid.engine.tpot_residual, num_seqs)
+
+
+def ttft_factor(grid: ReplicaGrid, num_seqs: FloatOrArray) -> FloatOrArray:
+    """Measured over modelled TTFT near the runs of this model, 1 far from all."""
+    return _factor(grid, grid.engine.ttft_residual, num_seqs)
+
+
+def burst_s(
+    grid: ReplicaGrid, *, num_seqs: FloatOrArray, prompt_s: FloatOrArray
+) -> FloatOrArray:
+    """Wait of the mean first token for the prompts of a benchmark's start [s]; 0 in the steady state.
+
+    All clients start at once, so that the mean request of the first wave waits for half the other prompts, in one of
+    ``prompts_per_client`` waves. ``prompt_s`` is what one prompt adds to the steps that carry it [s].
+    """
+    terms = grid.engine.terms
+    if terms is None or np.isinf(grid.load.prompts_per_client):
+        return 0.0 * prompt_s
+    share = min(terms.burst_share.value * BURST_PROMPTS_PER_CLIENT / grid.load.prompts_per_client, 1.0)
+    return share * np.maximum(num_seqs - 1.0, 0.0) * prompt_s
+
+
+def outside_s(
+    grid: ReplicaGrid, *, num_seqs: FloatOrArray, decode_s: FloatOrArray, step_s: FloatOrArray, prefill_s: FloatOrArray
+) -> FloatOrArray:
+    """Time that a request spends neither in the batch nor queued for it [s].
+
+    Parameters
+    ----------
+    num_seqs
+        Sequences in the batch.
+    decode_s, step_s, prefill_s
+        A step without prompt tokens, the mean step, and the request's own prefill [s].
+
+    Notes
+    -----
+    Without serving runs: the fixed overhead of a request and the rest of a step that others run. With them: the
+    terms that the runs gave, and the factor that the runs of this very model still need.
+    """
+    engine, terms = grid.engine, grid.engine.terms
+    overhead = engine.request_overhead_s.value if engine.request_overhead_s else 0.0
+    if terms is None:
+        others = np.maximum(num_seqs - 1.0, 0.0) / np.maximum(num_seqs, 1.0)
+        return overhead + 0.5 * others * step_s
+    steps = terms.first_token_steps.value + grid.load.batch_wait_steps
+    plain = (overhead + terms.client_s.value * num_seqs + steps * decode_s
+             + (terms.prefill_delay.value - 1.0) * prefill_s)
+    factor = ttft_factor(grid, num_seqs)
+    return np.maximum(factor * (plain + prefill_s) - prefill_s, 0.0)
