@@ -34,7 +34,9 @@ def moe_kernel_for(hardware: HardwareProfile, experts: ExpertLayers) -> MoeKerne
     """Return the kernel that runs the experts on the machine, if one was measured."""
     if hardware.kernels is None:
         return None
-    return next((hardware.kernels.moe[name] for name in experts.kernels if name in hardware.kernels.moe), None)
+    # Where the machine multiplies 4-bit floats, engines quantise the activations too; elsewhere they widen the weights.
+    names = reversed(experts.kernels) if {"mxfp4", "nvfp4"} & set(hardware.peak_flop_s) else experts.kernels
+    return next((hardware.kernels.moe[name] for name in names if name in hardware.kernels.moe), None)
 
 
 def has_gemm_kernels(model: ModelSpec, hardware: HardwareProfile) -> bool:

@@ -103,7 +103,7 @@ def memory_split(
     with np.errstate(divide="ignore", invalid="ignore"):
         blocks = np.where(np.greater(per_tok, 0), np.floor(np.maximum(left, 0.0) / (block * per_tok)), np.inf)
     if num_gpu_blocks is not None:
-        blocks = num_gpu_blocks + 0.0 * weights
+        blocks = np.asarray(num_gpu_blocks + 0.0 * weights)
         left = blocks * block * per_tok
     return MemorySplit(
         usable_bytes=usable + 0.0 * weights, weight_bytes=weights, activation_bytes=activations,

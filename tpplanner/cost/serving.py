@@ -15,8 +15,8 @@ def _share(quantity: Quantity, share: float) -> Quantity:
                    std_error=None if quantity.std_error is None else quantity.std_error * share)
 
 
-def bind(engine: EngineProfile, fit: ServingFit, model: ModelSpec) -> EngineProfile:
-    """Return the profile with the host work, the factors and the residuals that serving runs gave.
+def bind_terms(engine: EngineProfile, terms: ServingTerms) -> EngineProfile:
+    """Return the profile with the host work and the factors that serving runs gave.
 
     Notes
     -----
@@ -24,10 +24,17 @@ def bind(engine: EngineProfile, fit: ServingFit, model: ModelSpec) -> EngineProf
     T1, T2 and T5, and goes to them in the profile's own proportions; where the engine schedules
     asynchronously it is what remains exposed: the fixed part the cost of overlapping, the part per sequence T2's.
     """
-    terms = fit.terms_for(model)
-    bound = replace(engine, layer_overhead_s=terms.layer_s, request_overhead_s=terms.request_s, terms=terms,
-                    tpot_residual=fit.tpot, ttft_residual=fit.ttft)
+    bound = replace(engine, layer_overhead_s=terms.layer_s, request_overhead_s=terms.request_s, terms=terms)
     return _overlapped_host(bound, terms) if engine.switches.async_sched else _exposed_host(bound, terms)
+
+
+def bind(engine: EngineProfile, fit: ServingFit, model: ModelSpec, *, family: str | None = None) -> EngineProfile:
+    """Return the profile as runs of the model's class fitted it, with what runs of this very model still correct.
+
+    ``family`` names the benchmark whose terms are asked for; ``None`` the one with the most runs.
+    """
+    bound = bind_terms(engine, fit.terms_for(model, family=family))
+    return replace(bound, tpot_residual=fit.tpot, ttft_residual=fit.ttft)
 
 
 def _overlapped_host(engine: EngineProfile, terms: ServingTerms) -> EngineProfile:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tpplanner.cost.elementwise import launch_s
 from tpplanner.cost.host import task_s
-from tpplanner.cost.operators import operator_times
+from tpplanner.cost.operators import OperatorTimes, operator_times
 from tpplanner.cost.overlap import hidden_s
 from tpplanner.cost.sampling import sampling_s
 from tpplanner.cost.work import work_of
@@ -63,18 +63,25 @@ def step_time(
     Not modelled: the sawtooth of GEMM tiles, CUDA-graph padding. Expert imbalance and communication that overlaps
     with compute are in the factors where serving runs were fitted. An empty batch still costs its launches.
     """
-    work = work_of(model)
+    alone = operator_times(model, hardware, tp=tp, ep=ep, batch=batch,
+                           seq_parallel_sampling=engine.switches.seq_parallel_sampling)
+    return step_of(alone, model, engine, tp=tp, batch=batch, sampling=sampling)
+
+
+def step_of(
+    alone: OperatorTimes, model: ModelSpec, engine: EngineProfile, *, tp: FloatOrArray, batch: Batch,
+    sampling: SamplingPolicy | None = None,
+) -> StepTime:
+    """Terms of a step whose operators take ``alone`` by themselves [s]; the sum itself, for fits that vary the rest."""
     switches = engine.switches
     num_sampled, num_seqs = batch.num_sampled, batch.num_seqs
     # scalable(t), T3 on the device, and communication(t): operators alone, times what the engine makes of them
-    alone = operator_times(model, hardware, tp=tp, ep=ep, batch=batch,
-                           seq_parallel_sampling=switches.seq_parallel_sampling)
     inside = _factors(engine)
     linear = inside["gemm"] * alone.gemm_s + inside["expert"] * alone.expert_s
     attention = (inside["decode_attention"] * alone.decode_attention_s
                  + inside["prefill_attention"] * alone.prefill_attention_s)
     elementwise, comm = alone.elementwise_s, inside["collective"] * alone.comm_s
-    launch = launch_s(work, engine)
+    launch = launch_s(work_of(model), engine)
     # sampling(t): T4
     t4 = sampling_s(engine.sampling[sampling or engine.default_sampling], tp=tp, num_sampled=num_sampled,
                     seq_parallel=switches.seq_parallel_sampling)

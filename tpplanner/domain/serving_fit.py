@@ -147,7 +147,7 @@ class ServingFit:
     Attributes
     ----------
     terms
-        Per class of models, see :func:`model_class`.
+        Per class of models, see :func:`model_class`; ``class@family`` holds those of one family of benchmarks.
     tpot, ttft
         Log residuals of TPOT and TTFT against the terms.
     num_runs
@@ -167,16 +167,17 @@ class ServingFit:
     def __post_init__(self) -> None:
         place = f"{self.machine}/{self.engine}"
         check_count(ProfileError, place, minimum=0, num_runs=self.num_runs)
-        unknown = sorted(set(self.terms) - set(MODEL_CLASSES))
+        unknown = sorted(name for name in self.terms if name.partition("@")[0] not in MODEL_CLASSES)
         if unknown or not self.terms:
             reject(ProfileError, "terms", f"be given for classes among {', '.join(MODEL_CLASSES)}", unknown, place)
 
-    def terms_for(self, model: ModelSpec) -> ServingTerms:
+    def terms_for(self, model: ModelSpec, *, family: str | None = None) -> ServingTerms:
         """Coefficients of the model's class, or of the nearest one that was measured."""
         asked = model_class(model)
         for name in (asked, *_NEAREST[asked]):
-            if name in self.terms:
-                return self.terms[name]
+            for key in (f"{name}@{family}", name):
+                if key in self.terms:
+                    return self.terms[key]
         return next(iter(self.terms.values()))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tpplanner.domain.checks import check_count, check_real
+from tpplanner.domain.serving_fit import STEADY, LoadGenerator
 from tpplanner.errors import WorkloadError, reject
 
 KINDS: Final = ("dense", "moe")
@@ -49,6 +50,10 @@ class ServingRun:
         GPUs of all equal replicas that ran side by side; ``None`` for one replica.
     max_num_seqs, max_num_batched_tokens, gpu_memory_utilization
         Settings of the engine; ``None`` for its defaults.
+    load
+        The benchmark that loaded it, where it differs from a steady state.
+    doubt
+        Why the run cannot be what it says, where there is a reason: such runs are predicted and judged, not fitted.
     """
 
     run_id: str
@@ -77,6 +82,8 @@ class ServingRun:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     gpu_memory_utilization: float | None = None
+    load: LoadGenerator = STEADY
+    doubt: str | None = None
 
     def __post_init__(self) -> None:
         place = "run"

@@ -26,6 +26,7 @@ from typing import Final
 from tpplanner.domain.serving_run import ServingRun
 from tpplanner.errors import TpplannerError, WorkloadError, reject
 from tpplanner.io.csv_rows import CsvRow, read_rows
+from tpplanner.io.silicon_load import doubt_of, load_generator_of
 from tpplanner.io.silicon_package import silicon_root
 from tpplanner.io.silicon_run_facts import DTYPES_OF_PRECISION, checkpoint_and_dtype, kv_cache_dtype_of
 from tpplanner.units import MS
@@ -192,14 +193,20 @@ def _measured(row: CsvRow, cut: _Cut, kind: str) -> ServingRun:
                precision, row.place)
     checkpoint, dtype = checkpoint_and_dtype(model, precision)
     machine, engine = row.text("system"), row.text("backend")
+    isl_tok, osl_tok, concurrency = row.count("isl"), row.count("osl"), _concurrency(row)
+    family = NVIDIA if "auto-gap-analysis/data" in source else INFERENCEX
     return ServingRun(
         run_id=row.text("id"), model=model, checkpoint=checkpoint, dtype=dtype, precision=precision, machine=machine,
         engine=engine, engine_version=version,
         kv_cache_dtype=kv_cache_dtype_of(
             model=model, engine=engine, machine=machine, precision=precision, version=version
         ),
-        isl_tok=row.count("isl"), osl_tok=row.count("osl"), tp=cut.tp, ep=cut.moe_ep, concurrency=_concurrency(row),
+        isl_tok=isl_tok, osl_tok=osl_tok, tp=cut.tp, ep=cut.moe_ep, concurrency=concurrency,
         ttft_s=row.positive("silicon_ttft_ms") * MS, tpot_s=row.positive("silicon_tpot_ms") * MS,
-        family=NVIDIA if "auto-gap-analysis/data" in source else INFERENCEX, source=source, kind=kind,
-        is_repaired=cut.is_repaired,
+        family=family, source=source, kind=kind, is_repaired=cut.is_repaired,
+        load=load_generator_of(
+            model=model, machine=machine, engine=engine, precision=precision, isl_tok=isl_tok, osl_tok=osl_tok, tp=cut.tp,
+            concurrency=concurrency, is_inferencex=family == INFERENCEX,
+        ),
+        doubt=doubt_of(model=model, machine=machine),
     )
