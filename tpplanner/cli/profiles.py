@@ -2,11 +2,13 @@
 
 import click
 
+from tpplanner.cli.profiles_import import import_command
+
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def profiles(context: click.Context) -> None:
-    """List, show and check hardware and engine profiles."""
+    """List, show, check and import hardware and engine profiles."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -26,11 +28,17 @@ def list_profiles() -> None:
 @profiles.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show every number of a profile: value, unit, provenance, source."""
+    """Show every number of a profile: value, unit, provenance, source; of a machine also the engines fitted on it."""
+    from tpplanner.domain.hardware import HardwareProfile
+    from tpplanner.io.fitted_files import fitted_files, read_fitted
     from tpplanner.io.profile_check import load_profile
-    from tpplanner.report.profiles_text import profile_show_text
+    from tpplanner.report.profiles_text import fitted_text, profile_show_text
 
-    click.echo(profile_show_text(load_profile(name)))
+    profile = load_profile(name)
+    click.echo(profile_show_text(profile))
+    if isinstance(profile, HardwareProfile):
+        click.echo()
+        click.echo(fitted_text([read_fitted(path) for path in fitted_files(name).values()]))
 
 
 @profiles.command()
@@ -43,3 +51,6 @@ def check(name: str) -> None:
     for doubt in doubts:
         click.echo(doubt)
     click.echo(f"{name}: valid, {len(doubts)} {'doubt' if len(doubts) == 1 else 'doubts'}")
+
+
+profiles.add_command(import_command)

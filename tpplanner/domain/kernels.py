@@ -77,6 +77,8 @@ class Kernel:
         Table that holds them.
     notes
         What the fit could not identify, and which samples it left out.
+    ranges
+        (coordinate, least, greatest) of the samples: beyond them the kernel extrapolates.
     """
 
     dtype: str
@@ -90,6 +92,7 @@ class Kernel:
     num_samples: int
     source: str
     notes: tuple[str, ...] = ()
+    ranges: tuple[tuple[str, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         check_count(ProfileError, self.source, minimum=0, num_samples=self.num_samples)
@@ -103,6 +106,9 @@ class Kernel:
                 reject(ProfileError, name, "be in (0, 1]", value, self.source)
         if self.sharpness.value < 1:
             reject(ProfileError, "sharpness", "be >= 1", self.sharpness.value, self.source)
+        for name, low, high in self.ranges:
+            if not 0 < low <= high < math.inf:
+                reject(ProfileError, f"ranges.{name}", "be 0 < least <= greatest", (low, high), self.source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ HELD_OUT_FRAC = 0.2
 """Share of the shapes, and of the values of the driving size, that a fit does not see when its error is measured."""
 HOST_BOUND_S = 30e-6
 """A smallest GEMM slower than this was launched by the host call by call: a GPU launch takes 2 to 13 us."""
+HOST_NOTE: Final = "timed the host's launches, not the kernel"
 MAX_MOE_RANKS: Final = 16
 """Tables go to 256 expert-parallel ranks, where sorting foreign tokens dominates; replicas here have at most 16."""
 
@@ -111,7 +112,8 @@ def _fit(blank: K, operator: Operator[K], columns: Columns, *, seed: int) -> K:
     if not kept.all():
         share = 1.0 - float(kept.mean())
         blank = replace(blank, notes=(*blank.notes, f"{share:.2%} of the samples beat the machine's peak and were left out"))
-    kernel = replace(_fit_once(blank, operator, columns, seed=seed), num_samples=int(kept.sum()))
+    kernel = replace(_fit_once(blank, operator, columns, seed=seed), num_samples=int(kept.sum()),
+                     ranges=tuple((n, float(c.min()), float(c.max())) for n, c in operator.coordinates(columns).items()))
     out = held_out(columns, shape=operator.shape, driver=operator.driver, seed=seed)
     if not out.any() or int((~out).sum()) < 2 * len(COEFFICIENTS):
         return kernel
@@ -154,7 +156,7 @@ def fit_gemm(
     columns = _columns(samples[samples["dtype"] == dtype], GEMM_SIZES, source)
     smallest_s = float(np.quantile(columns["latency_s"], 0.01))
     notes = () if smallest_s < HOST_BOUND_S else (
-        f"the smallest takes {smallest_s * 1e6:.0f} us: the table timed the host's launches, not the kernel",)
+        f"the smallest takes {smallest_s * 1e6:.0f} us: the table {HOST_NOTE}",)
     operator = gemm_operator(weight_bytes_per_param=weight_bytes_per_param, flop_s=peak_flop_s, hbm_bytes_s=hbm_bytes_s)
     return _fit(GemmKernel(dtype=dtype, notes=notes, **_coefficients(source)), operator, columns, seed=seed)
 

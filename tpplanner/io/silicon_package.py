@@ -55,6 +55,12 @@ def _data_folder(folder: Path, place: str) -> Path:
     )
 
 
+def package_version(root: Path) -> str:
+    """Return the version of the package whose ``systems/data`` is ``root``; ``unknown`` where it is a bare folder."""
+    found = sorted(root.absolute().parents[2].glob(f"{PACKAGE}-*.dist-info"))
+    return found[-1].name.removeprefix(f"{PACKAGE}-").removesuffix(".dist-info") if found else "unknown"
+
+
 def version_key(version: str) -> tuple[tuple[int, ...], int, int]:
     """Return a key under which versions sort by age; text that is no version sorts first.
 

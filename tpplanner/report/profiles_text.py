@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 from tpplanner.domain.engine import EngineProfile
+from tpplanner.domain.fitted_profile import FittedProfile
 from tpplanner.domain.hardware import CollectiveCurve, HardwareProfile
+from tpplanner.domain.kernels import Kernel
 from tpplanner.domain.quantity import Quantity
 from tpplanner.report.numbers import grouped
 from tpplanner.report.render import add_columns, cell, new_table, render
@@ -15,7 +17,9 @@ _READABLE = {
     "flop/s": (TERA, "TFLOP/s"),
     "bytes": (GIB, "GiB"),
 }
-_LEFT = ("name", "title", "link", "aliases", "field", "unit", "provenance", "source", "launcher", "overlap")
+_LEFT = ("name", "title", "link", "aliases", "field", "unit", "provenance", "source", "launcher", "overlap",
+         "engine", "operator", "held-out error %, median / p90", "serving runs")
+_OPERATORS = ("gemm", "decode_attention", "prefill_attention", "moe")
 
 
 def hardware_list_text(
@@ -54,6 +58,30 @@ def profile_show_text(
     headers = ("field", "value", "unit", "provenance", "source")
     table = _text(headers, list(profile_rows(profile)), width, terminal)
     return f"{profile.name}: {profile.title}\n\n{table}"
+
+
+def fitted_text(
+    profiles: Sequence[FittedProfile], *, width: int | None = None, terminal: bool = False
+) -> str:
+    """Return one row per engine and operator that was fitted on a machine: its errors on samples held out, per format."""
+    rows = []
+    for profile in profiles:
+        runs = "none" if profile.serving is None else str(profile.serving.num_runs)
+        for operator in _OPERATORS:
+            table: Mapping[str, Kernel] = getattr(profile.kernels, operator)
+            if table:
+                errors = ", ".join(_held_out(kernel) for kernel in table.values())
+                rows.append((profile.engine, operator, errors, runs))
+    if not rows:
+        return "Fitted engines: none"
+    headers = ("engine", "operator", "held-out error %, median / p90", "serving runs")
+    return f"Fitted engines: {', '.join(p.engine for p in profiles)}\n\n{_text(headers, rows, width, terminal)}"
+
+
+def _held_out(kernel: Kernel) -> str:
+    if kernel.held_out_median_frac is None or kernel.held_out_p90_frac is None:
+        return f"{kernel.dtype} not measured"
+    return f"{kernel.dtype} {100 * kernel.held_out_median_frac:.1f} / {100 * kernel.held_out_p90_frac:.1f}"
 
 
 def profile_rows(
