@@ -59,10 +59,17 @@ def read_serving_runs(path: str | Path) -> tuple[ServingRun, ...]:
         If the file cannot be read or has no row, a column is missing or unknown, an id is there twice, or a value
         is no number, not positive or impossible; with file, row, column, rule and value.
     """
-    return tuple(_run(row) for row in read_rows(Path(path), REQUIRED, OPTIONAL))
+    return tuple(run_of(row) for row in read_rows(Path(path), REQUIRED, OPTIONAL))
 
 
-def _run(row: CsvRow) -> ServingRun:
+def run_of(row: CsvRow) -> ServingRun:
+    """Return the run of one row, which has the required columns.
+
+    Raises
+    ------
+    WorkloadError
+        As `read_serving_runs`.
+    """
     model, precision = row.text("model"), row.optional_text("dtype")
     try:
         return ServingRun(

@@ -1,0 +1,1 @@
+"""Predictions judged by measured runs: errors, decisions, intervals, limits, drift. Arithmetic only, no files."""
