@@ -30,7 +30,7 @@ def test_json_goes_alone_to_stdout_and_round_trips(run):
     code, out, _ = run(*DEMO, "--format", "json")
     assert code == 0
     plan = json.loads(out)
-    assert plan["schema_version"] == 1
+    assert plan["schema_version"] == 2
     assert [p["tp"] for p in plan["plans"]] == [1, 2, 4, 8]
     assert plan["plans"][0]["feasible"] is False
     assert plan["plans"][0]["reason"] == "weights"

@@ -16,6 +16,7 @@ from tpplanner.domain.plan import (
     Reason,
     Recommendation,
     StepSplit,
+    Uncertainty,
 )
 from tpplanner.domain.quantity import Provenance, Quantity
 from tpplanner.domain.workload import Load, LoadMode, Targets, Workload
@@ -181,7 +182,21 @@ def make_outcome(tp: int = 4, per_gpu: float = 500.0, num_gpus: int = 8, **chang
     return replace(outcome, **changes)
 
 
+def make_uncertainty(outcome: Outcome, best_prob_frac: float = 0.5, **changes: object) -> Uncertainty:
+    """Intervals from 20 % below to 25 % above the figures."""
+    ends = {}
+    for name, unit in (("tpot", "s"), ("ttft", "s"), ("throughput", "tok_s")):
+        value = getattr(outcome, f"{name}_{unit}")
+        ends[f"{name}_low_{unit}"] = None if value is None else value / 1.25
+        ends[f"{name}_high_{unit}"] = None if value is None else value * 1.25
+    return replace(Uncertainty(best_prob_frac=best_prob_frac, meets_targets_prob_frac=1.0, **ends), **changes)
+
+
+CHANCES = {2: 0.0, 4: 0.04, 8: 0.96}
+
+
 def make_plan(tp: int, per_gpu: float, num_gpus: int = 8, **changes: object) -> DegreePlan:
+    outcome = make_outcome(tp, per_gpu, num_gpus)
     plan = DegreePlan(
         tp=tp,
         num_replicas=num_gpus // tp,
@@ -190,7 +205,8 @@ def make_plan(tp: int, per_gpu: float, num_gpus: int = 8, **changes: object) -> 
         reason=None,
         reason_detail="",
         memory=make_memory(),
-        outcome=make_outcome(tp, per_gpu, num_gpus),
+        outcome=outcome,
+        uncertainty=make_uncertainty(outcome, CHANCES.get(tp, 0.5)),
     )
     return replace(plan, **changes)
 
@@ -231,10 +247,10 @@ def make_rec(**changes: object) -> Recommendation:
         question=make_question(),
         plans=(out_plan(1), make_plan(2, 301.0), make_plan(4, 482.0), make_plan(8, 540.1)),
         best_tp=8,
+        best_prob_frac=0.96,
         runner_up_tp=4,
         margin_frac=0.12,
         tied_tps=(),
-        stated_error_frac=0.06,
         best_energy_tp=8,
         best_cost_tp=8,
         rule_of_thumb_tp=8,
@@ -254,6 +270,7 @@ def make_infeasible() -> Recommendation:
     return make_rec(
         question=make_question(targets=Targets(tpot_s=0.01)),
         best_tp=None,
+        best_prob_frac=None,
         runner_up_tp=None,
         margin_frac=None,
         best_energy_tp=None,
@@ -264,6 +281,7 @@ def make_infeasible() -> Recommendation:
             make_plan(
                 4,
                 482.0,
+                uncertainty=make_uncertainty(make_outcome(4, 482.0), meets_targets_prob_frac=0.3),
                 feasible=False,
                 reason=Reason.TPOT,
                 reason_detail="TPOT 32.0 ms exceeds the target of 10.0 ms",
@@ -271,6 +289,7 @@ def make_infeasible() -> Recommendation:
             make_plan(
                 8,
                 540.0,
+                uncertainty=make_uncertainty(make_outcome(8, 540.0), meets_targets_prob_frac=0.3),
                 feasible=False,
                 reason=Reason.TPOT,
                 reason_detail="TPOT 23.0 ms exceeds the target of 10.0 ms",

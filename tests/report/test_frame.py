@@ -21,6 +21,8 @@ def test_frame_and_csv_have_the_same_columns_and_rows() -> None:
         "step_hidden_s",
         "memory_weight_bytes",
         "kv_capacity_tok",
+        "best_prob_frac",
+        "throughput_low_tok_s",
     ):
         assert name in COLUMNS
     for row, tp in zip(read, (1, 2, 4, 8), strict=True):
@@ -34,6 +36,7 @@ def test_numbers_are_numbers_and_gaps_are_nan() -> None:
     assert frame["throughput_tok_s"].dtype == "float64"
     assert pd.isna(frame.loc[1, "step_scalable_s"])
     assert frame.loc[8, "step_scalable_s"] == 0.01
+    assert frame["best_prob_frac"].dropna().tolist() == [0.0, 0.04, 0.96]
     assert frame.index[frame["best"]].tolist() == [8]
     assert frame["feasible"].tolist() == [False, True, True, True]
     assert frame.loc[1, "reason"] == "weights"

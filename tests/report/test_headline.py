@@ -1,5 +1,15 @@
+from dataclasses import replace
+
 import pytest
-from plan_factory import make_infeasible, make_outcome, make_plan, make_question, make_rec, out_plan
+from plan_factory import (
+    make_infeasible,
+    make_outcome,
+    make_plan,
+    make_question,
+    make_rec,
+    make_uncertainty,
+    out_plan,
+)
 
 from tpplanner.domain.plan import Reason
 from tpplanner.domain.workload import Load, LoadMode, Targets
@@ -9,14 +19,14 @@ from tpplanner.report.headline import headline, nearest_plan, tied_degrees
 def test_clear_winner_names_degree_replicas_figures_and_margin() -> None:
     assert headline(make_rec()) == (
         "Serve meta-llama/Llama-3.1-70B-Instruct at TP 8 (1 replica of 8 x h100-sxm): "
-        "4,321 tok/s (540 tok/s/GPU), TPOT 23.0 ms, TTFT 310 ms; 12 % over TP 4."
+        "4,321 tok/s (540 tok/s/GPU), TPOT 23.0 ms, TTFT 310 ms; 12 % over TP 4, best with 96 % probability."
     )
 
 
 @pytest.mark.parametrize("tied", [(4,), (4, 8), (8, 4)])
 def test_a_tie_is_called_a_tie_whether_or_not_the_best_is_listed(tied: tuple[int, ...]) -> None:
     rec = make_rec(tied_tps=tied)
-    assert headline(rec).endswith("; TP 4 and TP 8 tie within the stated 6 % error.")
+    assert headline(rec).endswith("; a tie: TP 8 (96 %), TP 4 (4 %).")
     assert "over TP" not in headline(rec)
     assert tied_degrees(rec) == (4, 8)
 
@@ -27,7 +37,7 @@ def test_the_best_alone_is_no_tie() -> None:
 
 def test_energy_and_cost_are_named_only_where_they_differ() -> None:
     assert headline(make_rec(best_energy_tp=4, best_cost_tp=2)).endswith(
-        "; 12 % over TP 4; least energy per token at TP 4 and least cost per token at TP 2."
+        "; 12 % over TP 4, best with 96 % probability; least energy per token at TP 4 and least cost per token at TP 2."
     )
     assert headline(make_rec(best_cost_tp=4)).endswith("; least cost per token at TP 4.")
     assert "least" not in headline(make_rec(best_energy_tp=None, best_cost_tp=None))
@@ -35,12 +45,28 @@ def test_energy_and_cost_are_named_only_where_they_differ() -> None:
 
 def test_a_margin_in_another_measure_says_which() -> None:
     assert headline(make_rec(ranked_by="shortest latency")).endswith(
-        "; 12 % over TP 4 (by shortest latency)."
+        "; 12 % over TP 4 (by shortest latency), best with 96 % probability."
     )
 
 
 def test_only_feasible_degree() -> None:
-    assert headline(make_rec(runner_up_tp=None, margin_frac=None)).endswith("; the only feasible degree.")
+    alone = make_rec(runner_up_tp=None, margin_frac=None, best_prob_frac=1.0)
+    assert headline(alone).endswith("; the only feasible degree.")
+    # Another degree misses a target by little: it is out, and yet perhaps the better one.
+    assert headline(replace(alone, best_prob_frac=0.6)).endswith("; the only feasible degree, best with 60 % probability.")
+
+
+def test_a_target_that_may_be_missed_is_told() -> None:
+    def told(mode: LoadMode, value: float | None, targets: Targets) -> str:
+        plan = make_plan(8, 540.1)
+        doubt = make_uncertainty(plan.outcome, 1.0, meets_targets_prob_frac=0.7)
+        question = make_question(load=Load(mode=mode, value=value), targets=targets)
+        return headline(make_rec(question=question, plans=(replace(plan, uncertainty=doubt),)))
+
+    assert told(LoadMode.CONCURRENCY, 64, Targets(tpot_s=0.03)).endswith("; the targets are met with 70 % probability.")
+    assert told(LoadMode.REQUEST_RATE, 4, Targets()).endswith("; the rate is carried with 70 % probability.")
+    # The load was chosen to meet them just so.
+    assert "are met" not in told(LoadMode.SLO_CAPACITY, None, Targets(tpot_s=0.03))
 
 
 def test_missing_latencies_are_left_out() -> None:

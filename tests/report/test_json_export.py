@@ -18,7 +18,7 @@ from plan_factory import (
     make_step,
 )
 
-from tpplanner.domain.plan import FlipPoint, Outcome, Recommendation
+from tpplanner.domain.plan import FlipPoint, Outcome, Recommendation, Uncertainty
 from tpplanner.errors import TpplannerError
 from tpplanner.report.json_export import parse_plan_json, to_document, to_json
 from tpplanner.report.plan_document import PlanRecord, Record
@@ -43,6 +43,7 @@ def recommendations(draw: st.DrawFn) -> Recommendation:
                 tp=tp,
                 memory=memory,
                 outcome=draw(st.sampled_from([None, outcome])),
+                uncertainty=draw(st.none() | st.builds(Uncertainty, **dict.fromkeys(Uncertainty.__slots__, any_float))),
                 reason_detail=draw(st.text(st.characters(codec="utf-8"))),
             )
         )
@@ -63,7 +64,7 @@ def test_round_trip(rec: Recommendation) -> None:
 
 def test_required_keys_and_values() -> None:
     data = json.loads(to_json(make_rec()))
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["question"]["load"] == {"mode": "batch_per_gpu", "value": 32.0}
     # Llama-3.1-70B: 70.55e9 parameters
     assert data["question"]["num_params"] == pytest.approx(70.55e9, rel=1e-3)
@@ -75,6 +76,8 @@ def test_required_keys_and_values() -> None:
     assert data["question"]["price_usd_h"] == 2.5
     best, plan = data["best"], data["plans"][3]
     assert (best["tp"], best["margin_frac"], best["energy_tp"]) == (8, 0.12, 8)
+    assert best["best_prob_frac"] == plan["best_prob_frac"] == 0.96
+    assert plan["tpot_low_s"] == pytest.approx(0.0184)
     assert plan["throughput_per_gpu_tok_s"] == best["throughput_per_gpu_tok_s"] == 540.1
     assert plan["step"]["total_s"] == pytest.approx(0.023)
     assert plan["tpot_s"] * plan["throughput_per_user_tok_s"] == pytest.approx(1.0)
@@ -94,6 +97,8 @@ def test_infeasible_degrees_have_nulls() -> None:
         "saturated",
         "memory",
         "step",
+        "best_prob_frac",
+        "tpot_low_s",
     ):
         assert plan[name] is None
     assert json.loads(to_json(make_infeasible()))["best"] is None
@@ -125,7 +130,7 @@ def test_flip_points_of_names_and_a_price_given() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d.update(schema_version=2), "schema_version must be 1, got 2"),
+        (lambda d: d.update(schema_version=1), "schema_version must be 2, got 1"),
         (lambda d: d.pop("plans"), "plans"),
         (lambda d: d.update(surprise=1), "surprise"),
         (lambda d: d["plans"][0].update(tp="eight"), "plans[0].tp"),
@@ -155,3 +160,4 @@ def test_the_documentation_names_every_key() -> None:
 def test_every_number_of_an_outcome_is_exported() -> None:
     assert set(NUMBERS) <= set(PlanRecord.__struct_fields__)
     assert len(NUMBERS) >= 19
+    assert set(Uncertainty.__slots__) <= set(PlanRecord.__struct_fields__)

@@ -5,6 +5,7 @@ from plan_factory import make_engine, make_infeasible, make_outcome, make_plan, 
 
 from tpplanner.domain.plan import FlipPoint
 from tpplanner.domain.quantity import Provenance
+from tpplanner.domain.serving_fit import ResidualModel, model_key
 from tpplanner.domain.workload import Load, LoadMode, Targets
 from tpplanner.report.notes import comparison_notes, flip_sentence, load_sentence, notes, profile_lines
 
@@ -41,6 +42,28 @@ def test_evidence_counts_provenance_and_names_what_is_extrapolated() -> None:
     # 3 tasks + 3 sampling policies, each one fitted and one datasheet number; 4 more of the datasheet.
     assert "evidence: vllm-0.11: 16 coefficients (6 fitted, 10 datasheet)" in lines
     assert "evidence: TP 8 is extrapolated outside the range of: num_seqs, comm" in lines
+
+
+def test_the_intervals_say_what_they_are_made_of() -> None:
+    def told(residual: ResidualModel | None) -> str:
+        engine = replace(make_engine(), tpot_residual=residual)
+        (line,) = [n for n in notes(make_rec(question=make_question(engine=engine))) if n.startswith("uncertainty")]
+        return line
+
+    def runs(*keys: str) -> ResidualModel:
+        ones = (1.0,) * len(keys)
+        return ResidualModel(terms=(), noise_std_frac=0.04, model_keys=keys, num_seqs=ones, tp=ones, isl_tok=ones,
+                             osl_tok=ones, weights=ones)
+
+    own = model_key(make_question().model)
+    assert told(None).startswith("uncertainty: no measured runs to go by: assumed errors of TPOT of 15 % common to all "
+                                 "degrees and 6 % between two, 2 times that for TTFT; ")
+    assert told(None).endswith("a degree ties where it is the better of itself and the best with 20 % probability or more")
+    assert told(runs(own, own, "x")).startswith(
+        "uncertainty: residuals of 2 measured runs of this model and 1 of other models, vllm-0.11 on h100-sxm; ")
+    assert told(runs(own)).startswith("uncertainty: residuals of 1 measured run of this model, vllm-0.11")
+    assert told(runs("x")).startswith("uncertainty: residuals of no measured run of this model and 1 of other models, ")
+    assert told(runs()).startswith("uncertainty: no measured runs of vllm-0.11 on h100-sxm: what the model leaves over")
 
 
 def test_documented_defaults_are_counted_apart() -> None:

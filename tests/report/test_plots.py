@@ -50,17 +50,27 @@ def test_png_with_title_and_units_naming_model_machine_and_engine(plot) -> None:
 def test_throughput_has_a_bar_per_degree_that_ran_and_marks_best_and_reason() -> None:
     figure = plot_throughput(make_rec())
     assert [bar.get_height() for bar in bars(figure)] == [301.0, 482.0, 540.1]
-    assert "540\nbest" in texts(figure)
+    assert "540\nbest 96 %" in texts(figure)
     assert "out: weights" in texts(figure)
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert ticks == ["1\n8 replicas", "2\n4 replicas", "4\n2 replicas", "8\n1 replica\n(rule of\nthumb)"]
 
 
-def test_throughput_shows_the_tie_and_its_band() -> None:
+def test_throughput_shows_the_tie_and_intervals() -> None:
     figure = plot_throughput(make_rec(tied_tps=(4, 8)))
-    assert "482\ntie" in texts(figure)
+    assert "482\ntie 4 %" in texts(figure)
     (label,) = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert "6 %" in label
+    assert label == "80 % of single runs"
+    ends = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() in "_" and len(line.get_ydata())]
+    # 540.1 / 1.25 and 540.1 * 1.25, of the last bar.
+    assert sorted(ends)[-1] == pytest.approx(675.125)
+    assert min(abs(end - 432.08) for end in ends) < 1e-9
+
+
+def test_no_interval_no_legend() -> None:
+    figure = plot_throughput(make_rec(plans=(make_plan(8, 540.1, uncertainty=None),)))
+    assert figure.axes[0].get_legend() is None
+    assert "540\nbest" in texts(figure)
 
 
 def test_a_missed_target_is_hatched() -> None:

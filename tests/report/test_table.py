@@ -9,6 +9,7 @@ from plan_factory import (
     make_plan,
     make_question,
     make_rec,
+    make_uncertainty,
     out_plan,
 )
 
@@ -17,22 +18,24 @@ from tpplanner.domain.plan import Recommendation
 from tpplanner.report.comparison import comparison_text, shift_sentence
 from tpplanner.report.table import table_text
 
+HUGE_OUTCOME = make_outcome(
+    1,
+    123_456.0,
+    1024,
+    ttft_s=999.9,
+    tpot_s=0.9999,
+    cost_usd_per_mtok=1234.5,
+    saturated=True,
+    preemptions_per_req=1.234,
+    num_queued_seqs=98_765.0,
+)
 HUGE = make_plan(
     1,
     123_456.0,
     1024,
     memory=make_memory(123_456_789),
-    outcome=make_outcome(
-        1,
-        123_456.0,
-        1024,
-        ttft_s=999.9,
-        tpot_s=0.9999,
-        cost_usd_per_mtok=1234.5,
-        saturated=True,
-        preemptions_per_req=1.234,
-        num_queued_seqs=98_765.0,
-    ),
+    outcome=HUGE_OUTCOME,
+    uncertainty=make_uncertainty(HUGE_OUTCOME),
 )
 
 
@@ -49,14 +52,14 @@ def overlapped(**changes: object) -> Recommendation:
     return make_rec(question=make_question(engine=engine), **rec)
 
 
-@pytest.mark.parametrize(("width", "tables"), [(80, 3), (111, 3), (112, 2), (200, 2), (None, 2)])
+@pytest.mark.parametrize(("width", "tables"), [(80, 3), (119, 3), (120, 2), (200, 2), (None, 2)])
 def test_every_degree_has_one_row_in_every_table(width: int | None, tables: int) -> None:
     text = table_text(make_rec(), width=width)
     for tp in (1, 2, 4, 8):
         assert len(rows(text, tp)) == tables
 
 
-@pytest.mark.parametrize("width", [20, 80, 112, 140, 200])
+@pytest.mark.parametrize("width", [20, 80, 100, 120, 140, 200])
 def test_no_line_is_wider_than_asked_and_no_number_is_cut(width: int) -> None:
     rec = make_rec(plans=(HUGE, *make_rec().plans[1:]))
     text = table_text(rec, width=width)
@@ -70,9 +73,20 @@ def test_no_line_is_wider_than_asked_and_no_number_is_cut(width: int) -> None:
 def test_outcome_row_by_hand() -> None:
     # TP 4: scalable 20 ms, comm 2 * 1.5 = 3, sampling 4, host 7, hidden 2: total 32; 12/32 not scalable.
     plan, batch, step = rows(table_text(make_rec(), width=80), 4)
-    assert plan.split() == ["4", "2", "482", "3,856", "310", "32.0", "31.2", "offered", "load"]
+    assert plan.split() == ["4", "2", "4", "%", "482", "3,856", "310", "32.0", "31.2", "offered", "load"]
     assert batch.split() == ["4", "128", "0", "667,216", "0", "1.2", "1.39", "0"]
     assert step.split() == ["4", "20.0", "3.00", "4.00", "7.00", "2.00", "32.0", "38", "%"]
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, False), (99, False), (100, True), (120, False), (140, True), (None, True)])
+def test_the_interval_of_the_throughput_where_there_is_room(width: int | None, shown: bool) -> None:
+    # 482 / 1.25 = 385.6 and 482 * 1.25 = 602.5
+    assert ("482 (386-602)" in table_text(make_rec(), width=width)) is shown
+
+
+def test_a_degree_without_intervals_has_its_figure() -> None:
+    rec = make_rec(plans=(make_plan(8, 540.1, uncertainty=None),))
+    assert rows(table_text(rec), 8)[0].split()[:4] == ["8*", "1", "-", "540"]
 
 
 def test_marks() -> None:
@@ -87,6 +101,8 @@ def test_infeasible_degrees_stay_with_their_reason() -> None:
     text = table_text(make_rec(), width=80)
     assert "out: weights" in rows(text, 1)[0]
     assert "TP 1 is out (weights): weights need 131 GiB per GPU, 72 GiB are usable" in text
+    assert "TP 4 is out (tpot): TPOT 32.0 ms exceeds the target of 10.0 ms; feasible with 30 % probability" in table_text(
+        make_infeasible())
     missed = rows(table_text(make_infeasible(), width=80), 8)[0]
     assert "540" in missed
     assert "out: tpot" in missed
@@ -113,9 +129,9 @@ def test_comparison_has_both_engines_and_the_gain() -> None:
     text = comparison_text([make_rec(), overlapped()], width=80)
     # 900 / 482 = 1.867
     (row,) = rows(text, 4)
-    assert row.split() == ["4", "482", "32.0", "900*", "32.0", "1.87x"]
+    assert row.split() == ["4", "482", "32.0", "4", "%", "900*", "32.0", "4", "%", "1.87x"]
     (out,) = rows(text, 1)
-    assert out.split() == ["1", "out:", "weights", "-", "out:", "weights", "-", "-"]
+    assert out.split() == ["1", "out:", "weights", "-", "-", "out:", "weights", "-", "-", "-"]
     assert max(map(len, text.split("\n\n", 1)[1].splitlines())) <= 80
 
 
@@ -128,7 +144,7 @@ def test_shift_sentence() -> None:
     assert shift_sentence([make_rec(), overlapped(best_tp=8)]).startswith(
         "t_e stays at 8 from vllm-0.11 to albireo;"
     )
-    assert "(ties within the stated 6 % error: vllm-0.11: 4, 8)" in shift_sentence(
+    assert "(ties: vllm-0.11: TP 8 (96 %), TP 4 (4 %))" in shift_sentence(
         [make_rec(tied_tps=(4, 8)), overlapped()]
     )
     assert shift_sentence([make_infeasible(), overlapped()]) == (

@@ -13,6 +13,16 @@ from tpplanner.errors import WorkloadError, reject
 MAX_GPUS = 10**6
 """A cluster larger than this is a typing error."""
 
+TIE_PROB_FRAC = 0.2
+"""A degree ties with the best where it is the better of the two with at least this probability: four to one is a lead."""
+
+COMMON_STD_FRAC = 0.15
+"""Error of TPOT that all degrees share where no run was measured: an assumption, of the order of the errors of peers on
+measured runs (mean 17 %). It decides whether targets are met and nothing of the ranking."""
+
+TTFT_OVER_TPOT = 2.0
+"""Error of TTFT over that of TPOT where no run was measured; measured runs of peers: 47 against 17 %."""
+
 
 class Reason(StrEnum):
     """Why a degree is out."""
@@ -117,10 +127,35 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Uncertainty:
+    """How sure the outcome of a degree is, beside the other degrees of its question.
+
+    Attributes
+    ----------
+    best_prob_frac
+        Probability that the degree is the best of all that can answer the question; over the degrees the sum is 1.
+    meets_targets_prob_frac
+        Probability that it meets the targets and carries an offered rate; 1 where there is neither.
+    tpot_low_s, tpot_high_s, ttft_low_s, ttft_high_s, throughput_low_tok_s, throughput_high_tok_s
+        Ends of the intervals that hold 80 % of single measured runs; ``None`` where the outcome has no figure.
+    """
+
+    best_prob_frac: float
+    meets_targets_prob_frac: float
+    tpot_low_s: float | None
+    tpot_high_s: float | None
+    ttft_low_s: float | None
+    ttft_high_s: float | None
+    throughput_low_tok_s: float | None
+    throughput_high_tok_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DegreePlan:
     """One degree: N/t replicas, its memory, and its outcome or the reason why there is none.
 
-    A degree that runs but misses a target keeps its outcome, with ``feasible`` false.
+    A degree that runs but misses a target keeps its outcome, with ``feasible`` false. ``uncertainty`` is ``None``
+    where there is no outcome, and where the degree was planned alone.
     """
 
     tp: int
@@ -131,6 +166,7 @@ class DegreePlan:
     reason_detail: str
     memory: MemoryBudget | None
     outcome: Outcome | None
+    uncertainty: Uncertainty | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,17 +223,18 @@ class Question:
 class Recommendation:
     """The answer: a plan per degree, the best one, and what would change it.
 
-    ``best_tp`` is ``None`` where no degree is feasible. ``tied_tps`` are the degrees whose throughput
-    lies within the stated error of the best, ``margin_frac`` the lead over the runner-up.
+    ``best_tp`` is ``None`` where no degree is feasible; ``best_prob_frac`` is the probability that it is the best one,
+    ``margin_frac`` its lead over the runner-up. ``tied_tps`` are the feasible degrees that are the better of themselves
+    and the best with a probability of at least :data:`TIE_PROB_FRAC`, the best among them.
     """
 
     question: Question
     plans: tuple[DegreePlan, ...]
     best_tp: int | None
+    best_prob_frac: float | None
     runner_up_tp: int | None
     margin_frac: float | None
     tied_tps: tuple[int, ...]
-    stated_error_frac: float
     best_energy_tp: int | None
     best_cost_tp: int | None
     rule_of_thumb_tp: int

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from tpplanner.cost.replica import ReplicaGrid
-from tpplanner.domain.plan import Binding, DegreePlan, MemoryBudget, Outcome, Question, Reason, StepSplit
+from tpplanner.domain.plan import Binding, DegreePlan, MemoryBudget, Outcome, Question, Reason, StepSplit, Uncertainty
 from tpplanner.domain.workload import LoadMode
 from tpplanner.planner.cluster import ClusterState, evaluate
 from tpplanner.planner.degrees import Degree, num_replicas_of
@@ -155,8 +155,10 @@ def _why_not(question: Question, state: ClusterState, i: int) -> tuple[Reason, s
     return None
 
 
-def plan_degree(question: Question, degree: Degree, state: ClusterState, i: int) -> DegreePlan:
-    """Return the plan of grid point ``i``, which was evaluated at ``degree``."""
+def plan_degree(
+    question: Question, degree: Degree, state: ClusterState, i: int, *, uncertainty: Uncertainty | None = None
+) -> DegreePlan:
+    """Return the plan of grid point ``i``, which was evaluated at ``degree``, with its ``uncertainty`` if it runs."""
     tp = degree.tp
     node = question.hardware.gpus_per_node
     replicas = int(num_replicas_of(question.num_gpus, tp=tp, gpus_per_node=node))
@@ -173,4 +175,4 @@ def plan_degree(question: Question, degree: Degree, state: ClusterState, i: int)
         plan = replace(plan, feasible=False, reason=why[0], reason_detail=why[1])
         if why[0] in (Reason.WEIGHTS, Reason.KV_CACHE):
             return plan
-    return replace(plan, outcome=_outcome(question, state, i))
+    return replace(plan, outcome=_outcome(question, state, i), uncertainty=uncertainty)

@@ -1,10 +1,12 @@
 """Which degree is best: the score of every grid point, ties, and the second-best answers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tpplanner.domain.plan import TIE_PROB_FRAC
 from tpplanner.domain.workload import LoadMode
 from tpplanner.planner.cluster import ClusterState
 
@@ -32,19 +34,27 @@ class Ranking:
     tied: tuple[int, ...]
 
 
-def rank(score: NDArray[np.float64], tie_frac: float) -> Ranking:
+def rank(score: NDArray[np.float64], better_than: Callable[[int], NDArray[np.float64]]) -> Ranking:
     """Rank a vector of scores (ascending degree): of equal scores the smallest degree wins.
+
+    Parameters
+    ----------
+    score
+        Larger is better; minus infinity where infeasible.
+    better_than
+        Probabilities of every degree to be the better of itself and the one at the index given.
 
     Examples
     --------
-    >>> rank(np.array([-np.inf, 100.0, 80.0, 50.0]), tie_frac=0.06)
-    Ranking(best=1, runner_up=2, margin_frac=0.25, tied=(1,))
+    >>> rank(np.array([-np.inf, 100.0, 80.0, 50.0]), lambda best: np.array([0.0, 0.5, 0.24, 0.01]))
+    Ranking(best=1, runner_up=2, margin_frac=0.25, tied=(1, 2))
     """
     order = [int(i) for i in np.argsort(-score, kind="stable") if np.isfinite(score[i])]
     if not order:
         return Ranking(best=None, runner_up=None, margin_frac=None, tied=())
     best = order[0]
-    tied = tuple(sorted(i for i in order if score[i] >= score[best] * (1.0 - tie_frac)))
+    better = better_than(best)
+    tied = tuple(sorted(i for i in order if i == best or better[i] >= TIE_PROB_FRAC))
     if len(order) == 1:
         return Ranking(best=best, runner_up=None, margin_frac=None, tied=tied)
     margin = float(score[best] / score[order[1]] - 1.0)

@@ -13,6 +13,7 @@ from tpplanner.planner.degrees import Degree, candidate_degrees
 from tpplanner.planner.flip_points import flip_points
 from tpplanner.planner.plans import evaluate_question, plan_degree, price_of
 from tpplanner.planner.ranking import Ranking, rank, scores
+from tpplanner.planner.uncertainty import Spread, spread_of
 
 
 def _rule_of_thumb(question: Question) -> int:
@@ -64,27 +65,27 @@ def recommend(question: Question, *, with_flip_points: bool = True) -> Recommend
     degrees = candidate_degrees(question.model, question.hardware, question.num_gpus, question.max_tp)
     tps = [degree.tp for degree in degrees]
     state = evaluate_question(question, tps)
-    plans = [plan_degree(question, degree, state, i) for i, degree in enumerate(degrees)]
     cut = np.asarray([not degree.obstacle for degree in degrees])
-    error = question.engine.ratio_error_frac.value
     # Asked for the fewest GPUs, a degree whose requests queue has not carried the load.
     allowed = cut & (question.num_gpus_given | ~state.saturated)
-    ranking = rank(np.where(allowed, scores(state, question.load.mode), -np.inf), error)
-    return _assemble(question, degrees, tuple(plans), ranking, with_flip_points=with_flip_points)
+    spread = spread_of(question, tps, state, allowed & state.runs)
+    plans = [plan_degree(question, degree, state, i, uncertainty=spread.of(i)) for i, degree in enumerate(degrees)]
+    ranking = rank(np.where(allowed, scores(state, question.load.mode), -np.inf), spread.better_than)
+    return _assemble(question, degrees, tuple(plans), ranking, spread, with_flip_points=with_flip_points)
 
 
 def _assemble(
     question: Question, degrees: Sequence[Degree], plans: tuple[DegreePlan, ...], ranking: Ranking,
-    *, with_flip_points: bool,
+    spread: Spread, *, with_flip_points: bool,
 ) -> Recommendation:
     tps = [degree.tp for degree in degrees]
     usable = [p.tp for p in plans if p.reason not in (Reason.HEADS,)]
     return Recommendation(
         question=question, plans=plans,
         best_tp=None if ranking.best is None else tps[ranking.best],
+        best_prob_frac=None if ranking.best is None else float(spread.best_frac[ranking.best]),
         runner_up_tp=None if ranking.runner_up is None else tps[ranking.runner_up],
         margin_frac=ranking.margin_frac, tied_tps=tuple(tps[i] for i in ranking.tied),
-        stated_error_frac=question.engine.ratio_error_frac.value,
         best_energy_tp=_best_by(plans, "energy_j_per_tok"),
         best_cost_tp=None if price_of(question) is None else _best_by(plans, "cost_usd_per_mtok"),
         rule_of_thumb_tp=_rule_of_thumb(question),

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from tpplanner.domain.plan import DegreePlan, Outcome, Recommendation
-from tpplanner.report.headline import tied_degrees
-from tpplanner.report.numbers import MISSING, grouped, milliseconds, percent
+from tpplanner.report.headline import tie_sentence, tied_degrees
+from tpplanner.report.numbers import MISSING, grouped, milliseconds, probability
 from tpplanner.report.render import add_columns, cell, new_table, render
 
 
 def comparison_table(recs: Sequence[Recommendation]) -> Table:
-    """Return throughput and TPOT per degree for each engine, and the gain over the first of them.
+    """Return throughput, TPOT and probability to be the best per degree for each engine, and the gain over the first.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def comparison_table(recs: Sequence[Recommendation]) -> Table:
     headers = ["TP"]
     for position, rec in enumerate(recs):
         name = rec.question.engine.name
-        headers += [f"{name}\ntok/s/GPU ", f"{name}\nTPOT ms"] + ([f"{name}\ngain"] if position else [])
+        headers += [f"{name}\ntok/s/GPU ", f"{name}\nTPOT ms", f"{name}\nP(best)"] + ([f"{name}\ngain"] if position else [])
     add_columns(table, headers)
     for tp in sorted({plan.tp for rec in recs for plan in rec.plans}):
         table.add_row(cell(str(tp)), *(cell(text) for text in _row(recs, tp)))
@@ -56,8 +56,7 @@ def shift_sentence(recs: Sequence[Recommendation]) -> str:
         shift = f"t_e moves from {first.best_tp} ({names[0]}) to {last.best_tp} ({names[1]})"
     tied = [rec for rec in (first, last) if tied_degrees(rec)]
     if tied and first.best_tp != last.best_tp:
-        told = "; ".join(f"{r.question.engine.name}: {', '.join(map(str, tied_degrees(r)))}" for r in tied)
-        shift += f" (ties within the stated {percent(tied[0].stated_error_frac)} error: {told})"
+        shift += f" (ties: {'; '.join(f'{rec.question.engine.name}: {tie_sentence(rec)}' for rec in tied)})"
     gain = _gain(_outcome(first.best), _outcome(last.best))
     return f"{shift}; each at its own t_e, {names[1]} gives {gain} the throughput per GPU of {names[0]}."
 
@@ -71,9 +70,9 @@ def _row(recs: Sequence[Recommendation], tp: int) -> list[str]:
         mark = "*" if tp == rec.best_tp else "=" if tp in tied_degrees(rec) else " "
         if plan is None or outcome is None:
             reason = plan.reason.value if plan is not None and plan.reason is not None else ""
-            row += [f"out: {reason} " if reason else f"{MISSING} ", MISSING]
+            row += [f"out: {reason} " if reason else f"{MISSING} ", MISSING, _chance(plan)]
         else:
-            row += [grouped(outcome.throughput_per_gpu_tok_s) + mark, milliseconds(outcome.tpot_s)]
+            row += [grouped(outcome.throughput_per_gpu_tok_s) + mark, milliseconds(outcome.tpot_s), _chance(plan)]
         if position:
             row.append(_gain(base, outcome))
     return row
@@ -81,6 +80,10 @@ def _row(recs: Sequence[Recommendation], tp: int) -> list[str]:
 
 def _plan(rec: Recommendation, tp: int) -> DegreePlan | None:
     return next((plan for plan in rec.plans if plan.tp == tp), None)
+
+
+def _chance(plan: DegreePlan | None) -> str:
+    return MISSING if plan is None or plan.uncertainty is None else probability(plan.uncertainty.best_prob_frac)
 
 
 def _outcome(plan: DegreePlan | None) -> Outcome | None:

@@ -4,13 +4,16 @@ import math
 
 from tpplanner.domain.plan import DegreePlan, Outcome, Reason, Recommendation
 from tpplanner.domain.workload import LoadMode
-from tpplanner.report.numbers import degrees, grouped, milliseconds, percent, plural
+from tpplanner.report.numbers import grouped, milliseconds, percent, plural, probability
 
 _NEARNESS = {
     Reason.TPOT: 0, Reason.TTFT: 0, Reason.LOAD: 0, Reason.KV_CACHE: 1, Reason.WEIGHTS: 2,
     Reason.GPUS: 3, Reason.HEADS: 4,
 }
 """How far a degree is from being a plan: it runs but misses a target, lacks memory, cannot exist."""
+
+_CERTAIN_FRAC = 0.995
+"""A probability above this is printed as certain."""
 
 
 def headline(rec: Recommendation) -> str:
@@ -24,13 +27,13 @@ def headline(rec: Recommendation) -> str:
     Returns
     -------
     str
-        One line without a line break, for example ``Serve M at TP 8 (1 replica of 8 x h100-sxm):
-        4,321 tok/s (540 tok/s/GPU), TPOT 41 ms, TTFT 310 ms; 12 % over TP 4.``
+        One line without a line break, for example ``Serve M at TP 8 (1 replica of 8 x h100-sxm): 4,321 tok/s (540
+        tok/s/GPU), TPOT 41 ms, TTFT 310 ms; 12 % over TP 4, best with 96 % probability.``
     """
     best = rec.best
     if best is None or best.outcome is None:
         return _no_plan(rec)
-    return f"{_lead(rec, best)}: {_figures(rec, best.outcome)}; {_margin(rec)}{_other_optima(rec)}."
+    return f"{_lead(rec, best)}: {_figures(rec, best.outcome)}; {_margin(rec)}{_doubt(rec, best)}{_other_optima(rec)}."
 
 
 def tied_degrees(rec: Recommendation) -> tuple[int, ...]:
@@ -39,6 +42,16 @@ def tied_degrees(rec: Recommendation) -> tuple[int, ...]:
         return ()
     tied = tuple(sorted({rec.best_tp, *rec.tied_tps}))
     return tied if len(tied) > 1 else ()
+
+
+def tie_sentence(rec: Recommendation) -> str:
+    """Name the tied degrees and the probability of each to be the best, the most probable first."""
+    def chance(tp: int) -> float:
+        doubt = rec.plan(tp).uncertainty
+        return 0.0 if doubt is None else doubt.best_prob_frac
+
+    tied = sorted(tied_degrees(rec), key=lambda tp: (-chance(tp), tp))
+    return ", ".join(f"TP {tp} ({probability(chance(tp))})" for tp in tied)
 
 
 def nearest_plan(rec: Recommendation) -> DegreePlan | None:
@@ -107,13 +120,23 @@ def _figures(rec: Recommendation, outcome: Outcome) -> str:
 
 
 def _margin(rec: Recommendation) -> str:
-    tied = tied_degrees(rec)
-    if tied:
-        return f"{degrees(tied)} tie within the stated {percent(rec.stated_error_frac)} error"
+    if tied_degrees(rec):
+        return f"a tie: {tie_sentence(rec)}"
+    chance = rec.best_prob_frac
     if rec.runner_up_tp is None or rec.margin_frac is None:
-        return "the only feasible degree"
+        sure = chance is None or chance > _CERTAIN_FRAC
+        return "the only feasible degree" + ("" if sure else f", best with {probability(chance)} probability")
     by = "" if rec.ranked_by.startswith("throughput") else f" (by {rec.ranked_by})"
-    return f"{percent(rec.margin_frac)} over TP {rec.runner_up_tp}{by}"
+    return f"{percent(rec.margin_frac)} over TP {rec.runner_up_tp}{by}, best with {probability(chance)} probability"
+
+
+def _doubt(rec: Recommendation, best: DegreePlan) -> str:
+    """Say so where targets or a rate may be missed; a capacity meets its targets by construction."""
+    doubt = best.uncertainty
+    if doubt is None or rec.question.load.mode is LoadMode.SLO_CAPACITY or doubt.meets_targets_prob_frac > _CERTAIN_FRAC:
+        return ""
+    what = "the targets are met" if rec.question.targets.any_set else "the rate is carried"
+    return f"; {what} with {probability(doubt.meets_targets_prob_frac)} probability"
 
 
 def _other_optima(rec: Recommendation) -> str:

@@ -5,7 +5,7 @@ from importlib import metadata
 
 import msgspec
 
-from tpplanner.domain.plan import DegreePlan, Outcome, Recommendation
+from tpplanner.domain.plan import DegreePlan, Outcome, Recommendation, Uncertainty
 from tpplanner.errors import TpplannerError, reject
 from tpplanner.report.numbers import per_user_tok_s
 from tpplanner.report.plan_document import (
@@ -66,7 +66,6 @@ def to_document(rec: Recommendation) -> PlanDocument:
         best=_best(rec),
         rule_of_thumb_tp=int(rec.rule_of_thumb_tp),
         ranked_by=rec.ranked_by,
-        stated_error_frac=float(rec.stated_error_frac),
         plans=tuple(plan_record(plan) for plan in rec.plans),
         flip_points=tuple(
             FlipRecord(
@@ -84,6 +83,7 @@ def plan_record(plan: DegreePlan) -> PlanRecord:
     """Return the JSON form of one degree."""
     outcome, memory = plan.outcome, plan.memory
     numbers = {name: finite(getattr(outcome, name, None)) for name in _OUTCOME_NUMBERS}
+    doubts = {name: finite(getattr(plan.uncertainty, name, None)) for name in Uncertainty.__slots__}
     return PlanRecord(
         tp=int(plan.tp),
         num_replicas=int(plan.num_replicas),
@@ -102,6 +102,7 @@ def plan_record(plan: DegreePlan) -> PlanRecord:
         ),
         step=_step(outcome),
         **numbers,
+        **doubts,
     )
 
 
@@ -136,6 +137,7 @@ def _best(rec: Recommendation) -> BestRecord | None:
         throughput_per_gpu_tok_s=None if outcome is None else finite(outcome.throughput_per_gpu_tok_s),
         ttft_s=None if outcome is None else finite(outcome.ttft_s),
         tpot_s=None if outcome is None else finite(outcome.tpot_s),
+        best_prob_frac=finite(rec.best_prob_frac),
         runner_up_tp=rec.runner_up_tp,
         margin_frac=finite(rec.margin_frac),
         tied_tps=tuple(rec.tied_tps),

@@ -4,17 +4,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
-from tpplanner.domain.plan import FlipPoint, Recommendation
+from tpplanner.domain.plan import COMMON_STD_FRAC, TIE_PROB_FRAC, TTFT_OVER_TPOT, FlipPoint, Recommendation
 from tpplanner.domain.quantity import Provenance, Quantity
+from tpplanner.domain.serving_fit import model_key
 from tpplanner.domain.workload import LoadMode
-from tpplanner.report.numbers import grouped, milliseconds, plural
+from tpplanner.report.numbers import grouped, milliseconds, percent, plural
 
 
 def notes(rec: Recommendation) -> tuple[str, ...]:
     """Return the notes of a recommendation, one per line.
 
     Warnings come first, then load and settings, assumptions, the rule of thumb, the points at which
-    the answer flips, and the evidence behind the figures.
+    the answer flips, what the intervals are made of, and the evidence behind the figures.
     """
     return (
         *(f"warning: {line}" for line in rec.warnings),
@@ -24,6 +25,7 @@ def notes(rec: Recommendation) -> tuple[str, ...]:
         *(f"assumption: {line}" for line in rec.assumptions),
         f"rule of thumb: {rule_of_thumb_sentence(rec)}",
         *(f"flip point: {flip_sentence(flip)}" for flip in rec.flip_points),
+        f"uncertainty: {uncertainty_sentence(rec)}",
         *(f"evidence: {line}" for line in evidence_lines(rec)),
     )
 
@@ -43,6 +45,7 @@ def comparison_notes(recs: Sequence[Recommendation]) -> tuple[str, ...]:
         *(f"load: {load_sentence(rec)}" for rec in recs[:1]),
         *(f"settings: {settings_sentence(rec)}" for rec in recs),
         *told("assumption", of("assumptions")),
+        *told("uncertainty", [(rec.question.engine.name, uncertainty_sentence(rec)) for rec in recs]),
         *(f"evidence: {line}" for rec in recs for line in profile_lines(rec)),
         *(f"evidence: {rec.question.engine.name}: {line}" for rec in recs for line in extrapolation_lines(rec)),
     ]))
@@ -97,6 +100,25 @@ def rule_of_thumb_sentence(rec: Recommendation) -> str:
     if rec.rule_of_thumb_tp == rec.best_tp:
         return f"{rule}, as the answer does"
     return f"{rule}; the answer is TP {rec.best_tp}"
+
+
+def uncertainty_sentence(rec: Recommendation) -> str:
+    """Say what intervals and probabilities are made of, and what counts as a tie."""
+    question = rec.question
+    residual, ratio = question.engine.tpot_residual, question.engine.ratio_error_frac.value
+    here = f"{question.engine.name} on {question.hardware.name}"
+    if residual is None:
+        made = (f"no measured runs to go by: assumed errors of TPOT of {percent(COMMON_STD_FRAC)} common to all degrees and "
+                f"{percent(ratio)} between two, {TTFT_OVER_TPOT:g} times that for TTFT")
+    elif not residual.num_runs:
+        made = f"no measured runs of {here}: what the model leaves over on those of other machines"
+    else:
+        own = sum(name == model_key(question.model) for name in residual.model_keys)
+        runs = [f"{plural(own, 'measured run')} of this model"] if own else ["no measured run of this model"]
+        runs += [f"{residual.num_runs - own:,} of other models"] if own < residual.num_runs else []
+        made = f"residuals of {' and '.join(runs)}, {here}"
+    return (f"{made}; intervals hold 80 % of single runs; a degree ties where it is the better of itself and the best with "
+            f"{percent(TIE_PROB_FRAC)} probability or more")
 
 
 def flip_sentence(flip: FlipPoint) -> str:

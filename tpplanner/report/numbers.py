@@ -64,6 +64,33 @@ def percent(frac: float | None) -> str:
     return f"{shown} %"
 
 
+def probability(frac: float | None) -> str:
+    """Format a probability in whole percent; what only rounds to none or to certain says so.
+
+    Examples
+    --------
+    >>> probability(0.834), probability(0.9991), probability(0.002), probability(1.0), probability(0.0)
+    ('83 %', '>99 %', '<1 %', '>99 %', '<1 %')
+    """
+    if frac is None or not math.isfinite(frac):
+        return MISSING
+    value = 100 * frac
+    return "<1 %" if value < 0.5 else ">99 %" if value > 99.5 else f"{value:.0f} %"
+
+
+def with_interval(value: float, low: float | None, high: float | None) -> str:
+    """Format a rate and the ends of its interval, which is left out where there is none to see.
+
+    Examples
+    --------
+    >>> with_interval(706.2, 650.1, 770.0), with_interval(706.2, 706.1, 706.3), with_interval(706.2, None, None)
+    ('706 (650-770)', '706', '706')
+    """
+    if low is None or high is None or grouped(low) == grouped(high):
+        return grouped(value)
+    return f"{grouped(value)} ({grouped(low)}-{grouped(high)})"
+
+
 def per_user_tok_s(tpot_s: float | None) -> float | None:
     """Output tokens per second that one user sees while tokens stream: 1 / TPOT [tok/s].
 

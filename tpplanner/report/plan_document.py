@@ -1,8 +1,8 @@
-"""The JSON form of a recommendation: schema version 1, as documented in ``docs/json_schema.md``."""
+"""The JSON form of a recommendation: schema version 2, as documented in ``docs/json_schema.md``."""
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,6 +70,7 @@ class BestRecord(Record, frozen=True, kw_only=True):
     throughput_per_gpu_tok_s: float | None
     ttft_s: float | None
     tpot_s: float | None
+    best_prob_frac: float | None
     runner_up_tp: int | None
     margin_frac: float | None
     tied_tps: tuple[int, ...]
@@ -125,6 +126,14 @@ class PlanRecord(Record, frozen=True, kw_only=True):
     ttft_s: float | None
     tpot_s: float | None
     e2e_s: float | None
+    best_prob_frac: float | None
+    meets_targets_prob_frac: float | None
+    throughput_low_tok_s: float | None
+    throughput_high_tok_s: float | None
+    ttft_low_s: float | None
+    ttft_high_s: float | None
+    tpot_low_s: float | None
+    tpot_high_s: float | None
     kv_capacity_tok: int | None
     num_kv_blocks: int | None
     kv_used_frac: float | None
@@ -170,7 +179,6 @@ class PlanDocument(Record, frozen=True, kw_only=True):
     best: BestRecord | None
     rule_of_thumb_tp: int
     ranked_by: str
-    stated_error_frac: float
     plans: tuple[PlanRecord, ...]
     flip_points: tuple[FlipRecord, ...]
     assumptions: tuple[str, ...]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tpplanner.domain.plan import DegreePlan, Recommendation
 from tpplanner.report.headline import tied_degrees
-from tpplanner.report.numbers import grouped, percent, plural
+from tpplanner.report.numbers import grouped, percent, plural, probability
 from tpplanner.units import MS
 
 if TYPE_CHECKING:
@@ -33,32 +33,40 @@ def figure_png_bytes(figure: "Figure") -> bytes:
 
 
 def plot_throughput(rec: Recommendation) -> "Figure":
-    """Plot output tokens per second per GPU against t; the best and those tied with it are marked.
+    """Plot output tokens per second per GPU against t with 80 % intervals; the best and those tied with it are marked.
 
     Degrees that are out stand in the plot with their reason: hatched where they run but miss a target.
     """
     figure, axes = _figure(rec, "Throughput per GPU by tensor-parallel degree")
-    values = [plan.outcome.throughput_per_gpu_tok_s if plan.outcome else 0.0 for plan in rec.plans]
-    top = max([*values, 1e-9])
-    tied = tied_degrees(rec)
-    for x, (plan, value) in enumerate(zip(rec.plans, values, strict=True)):
-        colour = BLUE if plan.tp == rec.best_tp else SKY if plan.tp in tied else GREY
-        if plan.outcome is not None:
-            axes.bar(x, value, width=0.62, color=colour if plan.feasible else "white",
-                     edgecolor=colour if plan.feasible else GREY, hatch="" if plan.feasible else "///")
-        word = "\nbest" if plan.tp == rec.best_tp else "\ntie" if plan.tp in tied else ""
-        out = "" if plan.feasible else f"\n{_out(plan)}"
-        number = grouped(value) if plan.outcome is not None else ""
-        _above(axes, x, value, f"{number}{word}{out}".strip(), bold=plan.tp == rec.best_tp)
-    if rec.best_tp is not None and tied:
-        best = max(value for plan, value in zip(rec.plans, values, strict=True) if plan.tp in tied)
-        axes.axhspan(best * (1 - rec.stated_error_frac), best, color=BLUE, alpha=0.12, zorder=0,
-                     label=f"within the stated {percent(rec.stated_error_frac)} error of the highest")
+    top = max([_draw_throughput(axes, x, rec, plan) for x, plan in enumerate(rec.plans)], default=0.0)
+    if axes.containers and any(plan.uncertainty for plan in rec.plans):
+        axes.errorbar([], [], yerr=[], color="black", capsize=4, linewidth=1.2, label="80 % of single runs")
         axes.legend(loc="upper left", frameon=False)
-    axes.set_ylim(0, top * 1.28)
+    axes.set_ylim(0, max(top, 1e-9) * 1.28)
     axes.set_ylabel("output tokens/s per GPU")
     _degree_axis(axes, rec)
     return figure
+
+
+def _draw_throughput(axes: "Axes", x: int, rec: Recommendation, plan: DegreePlan) -> float:
+    """Draw the bar of one degree with its interval and return the height of both [tok/s per GPU]."""
+    tied, outcome, doubt = tied_degrees(rec), plan.outcome, plan.uncertainty
+    colour = BLUE if plan.tp == rec.best_tp else SKY if plan.tp in tied else GREY
+    value = tip = 0.0
+    if outcome is not None:
+        value = tip = outcome.throughput_per_gpu_tok_s
+        axes.bar(x, value, width=0.62, color=colour if plan.feasible else "white",
+                 edgecolor=colour if plan.feasible else GREY, hatch="" if plan.feasible else "///")
+        if doubt is not None and doubt.throughput_low_tok_s is not None and doubt.throughput_high_tok_s is not None:
+            scale = value / outcome.throughput_tok_s
+            low, tip = doubt.throughput_low_tok_s * scale, doubt.throughput_high_tok_s * scale
+            axes.errorbar(x, value, yerr=[[value - low], [tip - value]], color="black", capsize=4, linewidth=1.2)
+    chance = "" if doubt is None else f" {probability(doubt.best_prob_frac)}"
+    word = f"\nbest{chance}" if plan.tp == rec.best_tp else f"\ntie{chance}" if plan.tp in tied else ""
+    out = "" if plan.feasible else f"\n{_out(plan)}"
+    number = grouped(value) if outcome is not None else ""
+    _above(axes, x, tip, f"{number}{word}{out}".strip(), bold=plan.tp == rec.best_tp)
+    return tip
 
 
 def plot_step_split(rec: Recommendation) -> "Figure":

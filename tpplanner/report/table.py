@@ -5,13 +5,25 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from tpplanner.domain.plan import DegreePlan, Outcome, Recommendation
+from tpplanner.domain.plan import DegreePlan, Outcome, Reason, Recommendation
 from tpplanner.report.headline import tied_degrees
-from tpplanner.report.numbers import MISSING, count, grouped, milliseconds, per_user_tok_s, percent
-from tpplanner.report.render import add_columns, cell, new_table, render
+from tpplanner.report.numbers import (
+    MISSING,
+    count,
+    grouped,
+    milliseconds,
+    per_user_tok_s,
+    percent,
+    probability,
+    with_interval,
+)
+from tpplanner.report.render import MIN_WIDTH, add_columns, cell, new_table, render
 
-WIDE = 112
+WIDE = 120
 """Columns from which the memory figures stand beside the outcome instead of below it."""
+
+ROOM_FOR_INTERVALS = 20
+"""Columns beyond the least of a layout from which the throughput per GPU has its interval."""
 
 
 def _queued(num_seqs: float | None) -> str:
@@ -42,9 +54,23 @@ def _binding(plan: DegreePlan) -> str:
     return plan.outcome.binding.value + (", saturated" if plan.outcome.saturated else "")
 
 
-OUTCOME = (
+def _with_interval(plan: DegreePlan) -> str:
+    """Throughput per GPU and the ends of its interval."""
+    outcome, doubt = plan.outcome, plan.uncertainty
+    if outcome is None or doubt is None:
+        return MISSING if outcome is None else grouped(outcome.throughput_per_gpu_tok_s)
+    per_gpu = outcome.throughput_per_gpu_tok_s / outcome.throughput_tok_s
+    low, high = (None if end is None else end * per_gpu for end in (doubt.throughput_low_tok_s, doubt.throughput_high_tok_s))
+    return with_interval(outcome.throughput_per_gpu_tok_s, low, high)
+
+
+REPLICAS = (
     Column("repl.", lambda plan: f"{plan.num_replicas:,}"),
-    Column("tok/s\n/GPU", _of(lambda o: grouped(o.throughput_per_gpu_tok_s))),
+    Column("P(best)", lambda plan: MISSING if plan.uncertainty is None else probability(plan.uncertainty.best_prob_frac)),
+)
+PER_GPU = Column("tok/s\n/GPU", _of(lambda o: grouped(o.throughput_per_gpu_tok_s)))
+PER_GPU_INTERVAL = Column("tok/s/GPU\n(80 % interval)", _with_interval)
+OUTCOME = (
     Column("tok/s\ntotal", _of(lambda o: grouped(o.throughput_tok_s))),
     Column("TTFT\nms", _of(lambda o: milliseconds(o.ttft_s))),
     Column("TPOT\nms", _of(lambda o: milliseconds(o.tpot_s))),
@@ -73,9 +99,10 @@ STEP = (
 )
 
 
-def plan_table(rec: Recommendation, *, wide: bool = True) -> Table:
+def plan_table(rec: Recommendation, *, wide: bool = True, intervals: bool = True) -> Table:
     """Return replicas, throughput, latencies and limit per degree; with ``wide`` the batch and memory too."""
-    return _table(rec, (*OUTCOME, *(BATCH if wide else ()), BINDING))
+    per_gpu = PER_GPU_INTERVAL if intervals else PER_GPU
+    return _table(rec, (*REPLICAS, per_gpu, *OUTCOME, *(BATCH if wide else ()), BINDING))
 
 
 def batch_table(rec: Recommendation) -> Table:
@@ -96,8 +123,8 @@ def table_text(rec: Recommendation, *, width: int | None = None, terminal: bool 
     rec
         The answer of the planner.
     width
-        Columns of the terminal, ``None`` for no limit. Below `WIDE` the figures of batch, memory
-        and cost move to a table of their own.
+        Columns of the terminal, ``None`` for no limit. Below `WIDE` the figures of batch, memory and cost move to a
+        table of their own. With `ROOM_FOR_INTERVALS` to spare the throughput has its interval.
     terminal
         Whether to use colours.
 
@@ -107,8 +134,9 @@ def table_text(rec: Recommendation, *, width: int | None = None, terminal: bool 
         Tables with their captions, the legend of the marks, and the reason of every degree that is out.
     """
     wide = width is None or width >= WIDE
+    intervals = width is None or width >= (WIDE if wide else MIN_WIDTH) + ROOM_FOR_INTERVALS
     legend = "* best, = tied with it" if tied_degrees(rec) else "* best"
-    blocks = [(f"Plans: {legend}", plan_table(rec, wide=wide))]
+    blocks = [(f"Plans: {legend}", plan_table(rec, wide=wide, intervals=intervals))]
     if not wide:
         blocks.append(("Batch, memory and cost", batch_table(rec)))
     blocks.append(("Split of the mean step [ms]: total = scalable + comm + sampling + host - hidden",
@@ -119,12 +147,17 @@ def table_text(rec: Recommendation, *, width: int | None = None, terminal: bool 
 
 
 def reason_lines(rec: Recommendation) -> tuple[str, ...]:
-    """Return one sentence for each degree that is out."""
-    return tuple(
-        f"TP {plan.tp} is out ({plan.reason.value if plan.reason is not None else 'unknown'})"
-        + (f": {plan.reason_detail}" if plan.reason_detail else "")
-        for plan in rec.plans if not plan.feasible
-    )
+    """Return one sentence for each degree that is out, with its chance where the reason is a target or the load."""
+    return tuple(f"TP {plan.tp} is out ({plan.reason.value if plan.reason is not None else 'unknown'})"
+                 + (f": {plan.reason_detail}" if plan.reason_detail else "") + _chance(plan)
+                 for plan in rec.plans if not plan.feasible)
+
+
+def _chance(plan: DegreePlan) -> str:
+    doubt = plan.uncertainty
+    if doubt is None or plan.reason not in (Reason.TTFT, Reason.TPOT, Reason.LOAD) or not doubt.meets_targets_prob_frac:
+        return ""
+    return f"; feasible with {probability(doubt.meets_targets_prob_frac)} probability"
 
 
 def _table(rec: Recommendation, columns: tuple[Column, ...]) -> Table:
