@@ -5,12 +5,13 @@ from typing import Unpack
 
 from tpplanner.api.answer import Answer
 from tpplanner.api.question import Asked, question
+from tpplanner.api.validate import Validation, validate
 from tpplanner.domain.engine import EngineProfile
 from tpplanner.errors import TpplannerError, WorkloadError, reject
 from tpplanner.io.model_config import load_model
 from tpplanner.planner.recommend import recommend as recommend_question
 
-__all__ = ["Answer", "TpplannerError", "compare_engines", "load_model", "question", "recommend"]
+__all__ = ["Answer", "TpplannerError", "Validation", "compare_engines", "load_model", "question", "recommend", "validate"]
 
 
 def recommend(*, flip_points: bool = True, **asked: Unpack[Asked]) -> Answer:

@@ -1,37 +1,16 @@
 """Many deployments at once: each row is predicted by itself, and a bad row does not stop the others."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 
+from tpplanner.api.loaded import engine_of, hardware_of, model_of
 from tpplanner.api.question import question
-from tpplanner.domain.engine import EngineProfile
-from tpplanner.domain.hardware import HardwareProfile
-from tpplanner.domain.model import ModelSpec
 from tpplanner.errors import TpplannerError, WorkloadError
 from tpplanner.io.cases import Case, CaseFile, duplicate_ids, parse_case
-from tpplanner.io.model_config import load_model
-from tpplanner.io.profile_engine import load_engine
-from tpplanner.io.profile_hardware import load_hardware
 from tpplanner.planner.predict import Prediction, predict
 from tpplanner.units import MS
 
 _HAS_EP, _TOO_LONG, _SATURATED = "_has_ep", "_too_long", "_saturated"
 _MOST_IDS = 10
-
-
-@lru_cache(maxsize=512)
-def _model(name: str, dtype: str | None, kv_cache_dtype: str | None) -> ModelSpec:
-    return load_model(name, dtype=dtype, kv_cache_dtype=kv_cache_dtype)
-
-
-@lru_cache(maxsize=64)
-def _hardware(name: str) -> HardwareProfile:
-    return load_hardware(name)
-
-
-@lru_cache(maxsize=64)
-def _engine(name: str) -> EngineProfile:
-    return load_engine(name)
 
 
 def predict_case(case: Case) -> Prediction:
@@ -43,8 +22,8 @@ def predict_case(case: Case) -> Prediction:
         If a name is unknown, a number makes no sense, or the model cannot be cut into the degree.
     """
     asked = question(
-        model=_model(case.model, case.dtype, case.kv_cache_dtype), gpus=(case.tp, _hardware(case.system)),
-        isl=case.isl_tok, osl=case.osl_tok, engine=_engine(case.engine), request_rate=case.request_rate,
+        model=model_of(case.model, case.dtype, case.kv_cache_dtype), gpus=(case.tp, hardware_of(case.system)),
+        isl=case.isl_tok, osl=case.osl_tok, engine=engine_of(case.engine), request_rate=case.request_rate,
         concurrency=case.concurrency, offline=case.offline, gpu_memory_utilization=case.gpu_memory_utilization,
         max_num_seqs=case.max_num_seqs,
     )
@@ -64,7 +43,7 @@ def _row(case: Case, prediction: Prediction) -> dict[str, object]:
         "pred_throughput_tok_s": shown(prediction.throughput_tok_s, 1.0, 3),
         "kv_capacity_tok": prediction.kv_capacity_tok,
         _HAS_EP: case.ep is not None,
-        _TOO_LONG: case.isl_tok + case.osl_tok > _model(case.model, case.dtype, case.kv_cache_dtype).max_context_tok,
+        _TOO_LONG: case.isl_tok + case.osl_tok > model_of(case.model, case.dtype, case.kv_cache_dtype).max_context_tok,
         # Under a rate that a replica carries there always is a TTFT.
         _SATURATED: case.request_rate is not None and prediction.status == "ok" and prediction.ttft_s is None,
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Required, TypedDict, TypeVar, Unpack, cast
 
+from tpplanner.api.loaded import with_kernels, with_runs
 from tpplanner.domain.engine import EngineProfile, Preemption, SamplingPolicy
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
@@ -135,12 +136,15 @@ def _either(given: T | None, default: T) -> T:
     return default if given is None else given
 
 
-def _engine_of(asked: Asked) -> EngineProfile:
-    profile = engine_with(asked.get("engine", DEFAULT_ENGINE), asked.get("switches"))
+def _engine_of(asked: Asked, hardware: HardwareProfile, model: ModelSpec) -> tuple[HardwareProfile, EngineProfile]:
+    """Return the machine with the engine's kernels, and the engine as runs on it taught, switches set after that."""
+    plain = engine_with(asked.get("engine", DEFAULT_ENGINE))
+    hardware = with_kernels(hardware, plain)
+    profile = engine_with(with_runs(plain, hardware, model), asked.get("switches"))
     preemption = asked.get("preemption")
-    if preemption is None:
-        return profile
-    return replace(profile, preemption=_choice(Preemption, preemption, "--preemption"))
+    if preemption is not None:
+        profile = replace(profile, preemption=_choice(Preemption, preemption, "--preemption"))
+    return hardware, profile
 
 
 def _machine_of(gpus: str | tuple[int | None, HardwareProfile]) -> tuple[int | None, HardwareProfile]:
@@ -163,14 +167,15 @@ def question(**asked: Unpack[Asked]) -> Question:
         On bad input, with the field, the rule, the value and the place.
     """
     _check_types(asked)
-    model, sampling, overhead_gib = asked["model"], asked.get("sampling"), asked.get("non_kv_overhead_gib")
-    num_gpus, hardware = _machine_of(asked["gpus"])
-    engine = _engine_of(asked)
+    sampling, overhead_gib = asked.get("sampling"), asked.get("non_kv_overhead_gib")
+    num_gpus, machine = _machine_of(asked["gpus"])
+    given = asked["model"]
+    model = given if isinstance(given, ModelSpec) else load_model(
+        given, dtype=asked.get("dtype"), kv_cache_dtype=asked.get("kv_cache_dtype"))
+    hardware, engine = _engine_of(asked, machine, model)
     targets = Targets(ttft_s=_seconds(asked.get("ttft_ms")), tpot_s=_seconds(asked.get("tpot_ms")))
     built = Question(
-        model=model if isinstance(model, ModelSpec) else load_model(
-            model, dtype=asked.get("dtype"), kv_cache_dtype=asked.get("kv_cache_dtype")),
-        hardware=hardware, engine=engine, num_gpus=num_gpus or hardware.gpus_per_node,
+        model=model, hardware=hardware, engine=engine, num_gpus=num_gpus or hardware.gpus_per_node,
         workload=Workload(isl_tok=asked["isl"], osl_tok=asked["osl"]), targets=targets,
         load=_load_of({name: cast(float | None, asked.get(name)) for name in _LOADS}, bool(asked.get("offline")), targets),
         sampling=engine.default_sampling if sampling is None else _choice(SamplingPolicy, sampling, "--sampling"),

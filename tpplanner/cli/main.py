@@ -1,4 +1,4 @@
-"""``tpplanner``: exit 0 with an answer, 1 where no plan is feasible, 2 on bad input."""
+"""``tpplanner``: exit 0 with an answer, 1 where no plan is feasible or a limit is broken, 2 on bad input."""
 
 import sys
 from collections.abc import Sequence
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import click
 
 from tpplanner import __version__
+from tpplanner.cli.calibrate import calibrate
 from tpplanner.cli.explain import explain
 from tpplanner.cli.models import models
 from tpplanner.cli.predict import predict
 from tpplanner.cli.profiles import profiles
 from tpplanner.cli.recommend import recommend
+from tpplanner.cli.validate import validate
 from tpplanner.errors import TpplannerError
 
 EXIT_BAD_INPUT = 2
@@ -27,7 +29,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (recommend, explain, predict, profiles, models):
+for _command in (recommend, explain, predict, validate, calibrate, profiles, models):
     cli.add_command(_command)
 
 

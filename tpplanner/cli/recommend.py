@@ -76,6 +76,9 @@ def recommend(
 
     With --gpus NxPROFILE: the degree at which N GPUs serve best. With a machine and a load
     but no number of GPUs: the fewest GPUs that carry the load, and their degree.
+
+    P(best) is the probability that a degree is the best; another one ties with the best where it is the better of the
+    two with a probability of 20 % or more.
     """
     arguments = asked(**given)
     if compare_engines is not None:

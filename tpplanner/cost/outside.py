@@ -3,7 +3,7 @@
 import numpy as np
 
 from tpplanner.cost.replica import ReplicaGrid
-from tpplanner.cost.residual import Coordinates, mean_log
+from tpplanner.cost.residual import Coordinates, FloatArray, covariance_log, mean_log
 from tpplanner.domain.matrix import FloatOrArray
 from tpplanner.domain.serving_fit import ResidualModel, model_key
 
@@ -87,3 +87,14 @@ def outside_s(
              + (terms.prefill_delay.value - 1.0) * prefill_s)
     factor = ttft_factor(grid, num_seqs)
     return np.maximum(factor * (plain + prefill_s) - prefill_s, 0.0)
+
+
+def latency_std(grid: ReplicaGrid, num_seqs: FloatOrArray) -> tuple[FloatArray, FloatArray] | None:
+    """Standard deviations of the log errors of TPOT and TTFT of a single run; ``None`` without serving runs."""
+    engine = grid.engine
+    if engine.tpot_residual is None or engine.ttft_residual is None:
+        return None
+    at = coordinates_of(grid, num_seqs)
+    tpot, ttft = (np.sqrt(np.maximum(np.diag(covariance_log(r, at)), 0.0))
+                  for r in (engine.tpot_residual, engine.ttft_residual))
+    return tpot, ttft

@@ -37,8 +37,8 @@ def covariance(terms: tuple[CovarianceTerm, ...], a: Coordinates, b: Coordinates
 
     >>> term = CovarianceTerm(std_frac=0.1, within="model", num_seqs_len=1.0)
     >>> at = lambda n: Coordinates.of(model_keys="m", num_seqs=[n], tp=1, isl_tok=1, osl_tok=1)
-    >>> round(float(covariance((term,), at(8), at(16))[0, 0]), 6) == round(0.01 * np.exp(-0.5), 6)
-    True
+    >>> round(float(covariance((term,), at(8), at(16))[0, 0]), 6)
+    0.006065
     """
     total = np.zeros((a.log2.shape[0], b.log2.shape[0]))
     same_model = a.model_keys[:, None] == b.model_keys[None, :]

@@ -34,7 +34,8 @@ def bind(engine: EngineProfile, fit: ServingFit, model: ModelSpec, *, family: st
     ``family`` names the benchmark whose terms are asked for; ``None`` the one with the most runs.
     """
     bound = bind_terms(engine, fit.terms_for(model, family=family))
-    return replace(bound, tpot_residual=fit.tpot, ttft_residual=fit.ttft)
+    kind = "moe" if model.is_moe else "dense"
+    return replace(bound, tpot_residual=fit.tpot.get(kind), ttft_residual=fit.ttft.get(kind))
 
 
 def _overlapped_host(engine: EngineProfile, terms: ServingTerms) -> EngineProfile:

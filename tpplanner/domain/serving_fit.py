@@ -131,6 +131,8 @@ class ResidualModel:
         for name in ("num_seqs", "tp", "isl_tok", "osl_tok"):
             if any(not (math.isfinite(v) and v > 0) for v in getattr(self, name)):
                 reject(ProfileError, f"residual.{name}", "be finite and > 0", getattr(self, name))
+        if self.num_runs and not self.noise_std_frac > 0:
+            reject(ProfileError, "residual.noise_std_frac", "be > 0 where there are runs", self.noise_std_frac)
         if not all(math.isfinite(w) for w in self.weights):
             reject(ProfileError, "residual.weights", "be finite", self.weights)
 
@@ -149,7 +151,7 @@ class ServingFit:
     terms
         Per class of models, see :func:`model_class`; ``class@family`` holds those of one family of benchmarks.
     tpot, ttft
-        Log residuals of TPOT and TTFT against the terms.
+        Log residuals of TPOT and TTFT against the terms, for ``dense`` and ``moe`` models.
     num_runs
         Measured runs of this machine and engine behind it; 0 where the terms come from other machines alone.
     source
@@ -159,8 +161,8 @@ class ServingFit:
     machine: str
     engine: str
     terms: Mapping[str, ServingTerms]
-    tpot: ResidualModel
-    ttft: ResidualModel
+    tpot: Mapping[str, ResidualModel]
+    ttft: Mapping[str, ResidualModel]
     num_runs: int
     source: str
 
@@ -170,6 +172,8 @@ class ServingFit:
         unknown = sorted(name for name in self.terms if name.partition("@")[0] not in MODEL_CLASSES)
         if unknown or not self.terms:
             reject(ProfileError, "terms", f"be given for classes among {', '.join(MODEL_CLASSES)}", unknown, place)
+        for kind in {*self.tpot, *self.ttft} - {"dense", "moe"}:
+            reject(ProfileError, "tpot and ttft", "be of dense and moe models", kind, place)
 
     def terms_for(self, model: ModelSpec, *, family: str | None = None) -> ServingTerms:
         """Coefficients of the model's class, or of the nearest one that was measured."""
@@ -203,7 +207,7 @@ def model_key(model: ModelSpec, *, ep: int = 1) -> str:
     return f"{model.hidden_size}x{model.num_layers}v{model.vocab_size}/{formats}/kv-{p.kv.name}/ep{ep}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadGenerator:
     """How a benchmark loads a server, where that differs from the steady state that users have.
 

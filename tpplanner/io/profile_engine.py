@@ -42,6 +42,7 @@ SCHEMA: Final = Schema(
     plain={
         "title": str,
         "launcher": str,
+        "measured_as": str,
         "inherits": str,
         "aliases": tuple,
         "default_sampling": str,
@@ -95,8 +96,8 @@ def read_engine(path: Path) -> EngineProfile:
         inherited = _fields(find_engine(parent))
         if "inherits" in inherited:
             reject(ProfileError, "inherits", "name an engine that inherits nothing itself", parent, place)
-        # A name belongs to one engine: aliases are not passed on.
-        fields = {**inherited, "aliases": (), **fields}
+        # A name belongs to one engine: aliases are not passed on, nor what was measured.
+        fields = {**{k: v for k, v in inherited.items() if k != "measured_as"}, "aliases": (), **fields}
     try:
         return _build(path, fields, place)
     except ProfileError as error:
@@ -129,6 +130,7 @@ def _build(path: Path, fields: Mapping[str, Field], place: str) -> EngineProfile
         preemption=_choice(fields, "preemption", Preemption.RECOMPUTE, place),
         launcher=need_text(fields, "launcher", place),
         aliases=text_list(fields, "aliases", place),
+        measured_as=_measured_as(fields),
         place=place,
         **_plain_numbers(fields),
     )
@@ -146,6 +148,11 @@ def _task(fields: Mapping[str, Field], task: str, place: str) -> TaskCost:
         per_log2_tp_s=_optional(fields, f"{task}.per_log2_tp_s"),
         per_seq_per_log2_tp_s=_optional(fields, f"{task}.per_seq_per_log2_tp_s"),
     )
+
+
+def _measured_as(fields: Mapping[str, Field]) -> str | None:
+    name = fields.get("measured_as")
+    return name if isinstance(name, str) else None
 
 
 def _optional(fields: Mapping[str, Field], dotted: str) -> Quantity | None:
