@@ -5,7 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint slow wheel bench clean
+.PHONY: demo test lint slow validate validate-sample wheel bench clean
+
+VALIDATION := benchmarks/validation
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +33,17 @@ test: lint
 
 slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow
+
+# Predictions against published runs: limits on the errors and on the decisions, and no change that nobody accepted.
+# A change that is meant: make validate ACCEPT=--accept
+validate: $(VENV)/.demo
+	$(BIN)/tpplanner validate $(VALIDATION)/public_runs.csv --thresholds $(VALIDATION)/validation.toml \
+	  --accepted $(VALIDATION)/accepted.csv $(ACCEPT)
+
+# The same against 2,462 runs that the package aiconfigurator-core carries: pip install '.[silicon]', or its folder in
+# $$TPPLANNER_SILICON.
+validate-sample: $(VENV)/.demo
+	$(BIN)/tpplanner validate --thresholds $(VALIDATION)/sample.toml
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
