@@ -38,6 +38,8 @@ def recommend(*, flip_points: bool = True, **asked: Unpack[Asked]) -> Answer:
         Override the engine's defaults.
     non_kv_overhead_gib
         Replaces the modelled activations and runtime of one GPU [GiB].
+    num_gpu_blocks
+        Replaces the modelled number of KV blocks of one GPU, at every degree.
     sampling
         ``greedy``, ``top-p`` or ``full``; the engine's default where None.
     preemption

@@ -1,9 +1,11 @@
 """Many deployments at once: each row is predicted by itself, and a bad row does not stop the others."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from tpplanner.api.loaded import engine_of, hardware_of, model_of
+from tpplanner.api.loaded import engine_of, hardware_of, model_of, with_kernels
 from tpplanner.api.question import question
+from tpplanner.cost.kernel_time import has_moe_kernels
 from tpplanner.errors import TpplannerError, WorkloadError
 from tpplanner.io.cases import Case, CaseFile, duplicate_ids, parse_case
 from tpplanner.planner.predict import Prediction, predict
@@ -27,10 +29,17 @@ def predict_case(case: Case) -> Prediction:
         concurrency=case.concurrency, offline=case.offline, gpu_memory_utilization=case.gpu_memory_utilization,
         max_num_seqs=case.max_num_seqs,
     )
+    asked = replace(asked, ep=case.ep or 1)
     try:
         return predict(asked, case.tp)
     except ValueError as error:
         raise WorkloadError(f"tp {case.tp}: {error}") from error
+
+
+def _has_kernels(case: Case) -> bool:
+    engine = engine_of(case.engine)
+    model = model_of(case.model, case.dtype, case.kv_cache_dtype)
+    return model.is_moe and has_moe_kernels(model, with_kernels(hardware_of(case.system), engine))
 
 
 def _row(case: Case, prediction: Prediction) -> dict[str, object]:
@@ -42,7 +51,7 @@ def _row(case: Case, prediction: Prediction) -> dict[str, object]:
         "pred_tpot_ms": shown(prediction.tpot_s, MS, 4),
         "pred_throughput_tok_s": shown(prediction.throughput_tok_s, 1.0, 3),
         "kv_capacity_tok": prediction.kv_capacity_tok,
-        _HAS_EP: case.ep is not None,
+        _HAS_EP: case.ep is not None and not _has_kernels(case),
         _TOO_LONG: case.isl_tok + case.osl_tok > model_of(case.model, case.dtype, case.kv_cache_dtype).max_context_tok,
         # Under a rate that a replica carries there always is a TTFT.
         _SATURATED: case.request_rate is not None and prediction.status == "ok" and prediction.ttft_s is None,
@@ -75,7 +84,7 @@ def prediction_notes(cases: CaseFile, predicted: Sequence[Mapping[str, object]])
     if duplicates := duplicate_ids(cases):
         notes.append(f"duplicate ids: {_names(duplicates)}")
     if rows := how_many(_HAS_EP):
-        notes.append(f"ep has no effect ({rows}): experts cost the same shared out whole or cut")
+        notes.append(f"ep has no effect ({rows}): no kernel of the experts was measured there")
     if rows := how_many(_TOO_LONG):
         notes.append(f"isl + osl exceed the context limit of the model in {rows}")
     if rows := how_many(_SATURATED):

@@ -21,7 +21,7 @@ from tpplanner.units import GIB, MS
 Policy = TypeVar("Policy", SamplingPolicy, Preemption)
 T = TypeVar("T")
 
-DEFAULT_ENGINE = "vllm-0.11"
+DEFAULT_ENGINE = "vllm"
 
 _LOADS: Mapping[str, LoadMode] = {
     "request_rate": LoadMode.REQUEST_RATE,
@@ -97,6 +97,7 @@ class Asked(TypedDict, total=False):
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
     non_kv_overhead_gib: float | None
+    num_gpu_blocks: int | None
     sampling: str | None
     preemption: str | None
     max_tp: int | None
@@ -109,7 +110,7 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "engine": ((str, EngineProfile), "a name, a path or an EngineProfile"),
     "switches": ((Mapping,), "a mapping of switch to True or False"),
     "offline": ((bool,), "True or False"),
-    **dict.fromkeys(("isl", "osl", "max_num_seqs", "max_num_batched_tokens", "max_tp"), ((int,), "an integer")),
+    **dict.fromkeys(("isl", "osl", "max_num_seqs", "max_num_batched_tokens", "max_tp", "num_gpu_blocks"), ((int,), "an integer")),
     **dict.fromkeys(("dtype", "kv_cache_dtype", "sampling", "preemption"), ((str,), "text")),
 }
 _REAL: tuple[tuple[type, ...], str] = ((int, float), "a number")
@@ -183,6 +184,7 @@ def question(**asked: Unpack[Asked]) -> Question:
         max_num_batched_tokens=_either(asked.get("max_num_batched_tokens"), engine.max_num_batched_tokens),
         gpu_memory_utilization=_either(asked.get("gpu_memory_utilization"), engine.gpu_memory_utilization),
         non_kv_overhead_bytes=None if overhead_gib is None else overhead_gib * GIB,
+        num_gpu_blocks=asked.get("num_gpu_blocks"),
         max_tp=asked.get("max_tp"), price_usd_h=asked.get("price_usd_h"), num_gpus_given=num_gpus is not None,
     )
     return built if num_gpus is not None else sized(built)

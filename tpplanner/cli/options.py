@@ -45,6 +45,8 @@ _LIMITS = (
     click.option("--max-num-batched-tokens", type=int, metavar="N", help="Default: the engine's."),
     click.option("--non-kv-overhead-gib", type=float, metavar="GIB",
                  help="Activations and runtime per GPU, where the engine's log tells it."),
+    click.option("--num-gpu-blocks", type=int, metavar="N",
+                 help="KV blocks of one GPU as the engine reports them; replaces the modelled number."),
     click.option("--sampling", metavar="POLICY", help="greedy, top-p or full (all penalties). Default: the engine's."),
     click.option("--preemption", metavar="POLICY", help="recompute, swap or reserve. Default: the engine's."),
     click.option("--max-tp", type=int, metavar="N", help="Largest degree; may exceed the node. Default: one node."),

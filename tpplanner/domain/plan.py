@@ -201,6 +201,8 @@ class Question:
     max_num_batched_tokens: int
     gpu_memory_utilization: float
     non_kv_overhead_bytes: float | None = None
+    num_gpu_blocks: int | None = None
+    ep: int = 1
     max_tp: int | None = None
     price_usd_h: float | None = None
     num_gpus_given: bool = True
@@ -216,6 +218,7 @@ class Question:
         check_real(WorkloadError, "question", minimum=0.01, maximum=1.0,
                    gpu_memory_utilization=self.gpu_memory_utilization)
         check_real(WorkloadError, "question", maximum=1e15, non_kv_overhead_bytes=self.non_kv_overhead_bytes)
+        check_count(WorkloadError, "question", num_gpu_blocks=self.num_gpu_blocks, ep=self.ep)
         check_real(WorkloadError, "question", maximum=1e6, price_usd_h=self.price_usd_h)
 
 

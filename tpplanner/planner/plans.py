@@ -21,7 +21,7 @@ def grid_of(question: Question, tps: Sequence[int]) -> ReplicaGrid:
         osl_tok=float(question.workload.osl_tok), max_num_seqs=float(question.max_num_seqs),
         max_num_batched_tokens=float(question.max_num_batched_tokens),
         gpu_memory_utilization=question.gpu_memory_utilization,
-        non_kv_overhead_bytes=question.non_kv_overhead_bytes,
+        non_kv_overhead_bytes=question.non_kv_overhead_bytes, num_gpu_blocks=question.num_gpu_blocks, ep=float(question.ep),
     )
 
 

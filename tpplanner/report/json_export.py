@@ -174,7 +174,7 @@ def _question(rec: Recommendation) -> QuestionRecord:
         max_num_batched_tokens=question.max_num_batched_tokens,
         gpu_memory_utilization=float(question.gpu_memory_utilization),
         kv_block_size_tok=engine.kv_block_size_tok,
-        non_kv_overhead_bytes=finite(question.non_kv_overhead_bytes),
+        non_kv_overhead_bytes=finite(question.non_kv_overhead_bytes), num_gpu_blocks=question.num_gpu_blocks,
         max_tp=question.max_tp,
         price_usd_h=finite(list_price if question.price_usd_h is None else question.price_usd_h),
     )

@@ -56,6 +56,7 @@ class QuestionRecord(Record, frozen=True, kw_only=True):
     gpu_memory_utilization: float
     kv_block_size_tok: int
     non_kv_overhead_bytes: float | None
+    num_gpu_blocks: int | None
     max_tp: int | None
     price_usd_h: float | None
 

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from tpplanner.domain.offline_run import OfflineRun
 from tpplanner.domain.run_prediction import ScoredRun
 from tpplanner.domain.scores import ErrorStats
 
@@ -77,6 +78,8 @@ def partitions_of(point: ScoredRun) -> Iterator[Partition]:
     if point.concurrency is not None and not point.is_saturated:
         yield _named(0, f"{ALL}, not saturated")
         yield _named(1, f"{kind}, not saturated")
+    if not isinstance(run, OfflineRun) and run.doubt is None:
+        yield _named(1, f"{kind}, not in doubt")
     yield _named(2, f"{run.machine}/{run.engine}/{kind}")
     yield Partition(3, f"{kind} {run.tp:09d}", f"{kind} tp{run.tp}")
     yield _load_partition(kind, point.concurrency)

@@ -1,0 +1,66 @@
+"""The tables of docs/accuracy.md: packaged profiles and every split on the measured sample, beside another tool's predictions.
+
+    python benchmarks/accuracy_tables.py [--given PREDICTIONS.csv --given-name NAME]
+
+Needs the measured runs: pip install 'tpplanner[silicon]' (or TPPLANNER_SILICON=FOLDER).
+"""
+
+import argparse
+from collections.abc import Mapping
+
+import tpplanner
+
+SPLITS = {None: "in-sample (packaged)", "degree": "degree out", "model": "model out", "machine": "machine out",
+          "load": "load out (C > 32)", "shape": "shape out", "architecture": "architecture out"}
+
+
+def percent(figures: Mapping[str, float], *names: str, digits: int = 1) -> str:
+    """Join figures as percent, a dash for one that does not exist."""
+    return " / ".join(f"{100 * figures[n]:.{digits}f}" if n in figures else "-" for n in names)
+
+
+def errors(figures: Mapping[str, float], part: str) -> list[str]:
+    """Mean / median of TPOT, TTFT and throughput of a partition."""
+    return [percent(figures, f"{part}.{q}.mean", f"{part}.{q}.median") for q in ("tpot", "ttft", "throughput")]
+
+
+def decisions(figures: Mapping[str, float], kind: str) -> list[str]:
+    """Hit rate / regret of c, b10, b20, b30, and the mean error of the gain of doubling t."""
+    cells = [percent(figures, f"{kind}.{d}.hit", f"{kind}.{d}.regret") for d in ("c", "b10", "b20", "b30")]
+    return [*cells, percent(figures, f"{kind}.doubling.mean")]
+
+
+def coverage(figures: Mapping[str, float], part: str) -> str:
+    """Share of runs inside the 80 % intervals of TPOT, TTFT and throughput."""
+    return percent(figures, *(f"{part}.coverage.{q}" for q in ("tpot", "ttft", "throughput")), digits=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--given", help="predictions of another tool, as for validate --predictions")
+    parser.add_argument("--given-name", default="given")
+    asked = parser.parse_args()
+    results = {label: tpplanner.validate(split=split) for split, label in SPLITS.items()}
+    if asked.given:
+        results = {asked.given_name: tpplanner.validate(predictions=asked.given), **results}
+    found = {label: result.figures() for label, result in results.items()}
+    for part in ("dense", "dense, not in doubt", "moe"):
+        print(f"\n{part}\n\n| | TPOT | TTFT | throughput | inside 80 % intervals |\n|---|---|---|---|---|")
+        for label, figures in found.items():
+            print("|", " | ".join([label, *errors(figures, part), coverage(figures, part)]), "|")
+    for kind in ("dense", "moe"):
+        print(f"\n{kind}\n\n| | c | b 10 ms | b 20 ms | b 30 ms | gain of doubling t |\n|---|---|---|---|---|---|")
+        for label, figures in found.items():
+            print("|", " | ".join([label, *decisions(figures, kind)]), "|")
+        smallest = next(iter(found.values()))
+        cells = [percent(smallest, f"{kind}.{d}.smallest.hit", f"{kind}.{d}.smallest.regret") for d in ("c", "b10", "b20", "b30")]
+        print("|", " | ".join(["smallest degree measured", *cells, ""]), "|")
+    held_out = results["degree out"]
+    print("\nper machine, engine and kind, degree out\n\n| | n | TPOT | TTFT | throughput |\n|---|---|---|---|---|")
+    for row in held_out.scores.accuracy:
+        if row.partition.count("/") == 2:
+            print("|", " | ".join([row.partition, str(row.num_runs), *errors(held_out.figures(), row.partition)]), "|")
+
+
+if __name__ == "__main__":
+    main()
