@@ -9,6 +9,8 @@ import argparse
 from collections.abc import Mapping
 
 import tpplanner
+from tpplanner.api.serving_fit import fitted_pairs
+from tpplanner.io.fitted_files import load_fitted
 
 SPLITS = {None: "in-sample (packaged)", "degree": "degree out", "model": "model out", "machine": "machine out",
           "load": "load out (C > 32)", "shape": "shape out", "architecture": "architecture out"}
@@ -35,11 +37,25 @@ def coverage(figures: Mapping[str, float], part: str) -> str:
     return percent(figures, *(f"{part}.coverage.{q}" for q in ("tpot", "ttft", "throughput")), digits=0)
 
 
+def operators() -> None:
+    """Held-out errors of every fitted kernel, median / p90, per machine and engine: from the packaged profiles."""
+    kinds = ("gemm", "decode_attention", "prefill_attention", "moe")
+    print("\noperators, held out\n\n| | GEMM | decode attention | prefill attention | experts |\n|---|---|---|---|---|")
+    for machine, engine in fitted_pairs():
+        profile = load_fitted(machine, engine)
+        assert profile is not None
+        cells = ["; ".join(f"{k.dtype} {100 * k.held_out_median_frac:.1f} / {100 * k.held_out_p90_frac:.0f}"
+                           for k in getattr(profile.kernels, kind).values()
+                           if k.held_out_median_frac is not None and k.held_out_p90_frac is not None) for kind in kinds]
+        print("|", " | ".join([f"{machine} {engine}", *cells]), "|")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--given", help="predictions of another tool, as for validate --predictions")
     parser.add_argument("--given-name", default="given")
     asked = parser.parse_args()
+    operators()
     results = {label: tpplanner.validate(split=split) for split, label in SPLITS.items()}
     if asked.given:
         results = {asked.given_name: tpplanner.validate(predictions=asked.given), **results}

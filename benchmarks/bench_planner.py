@@ -14,12 +14,13 @@ import time
 
 import numpy as np
 
+from tpplanner.api.loaded import with_kernels, with_runs
+from tpplanner.cost.replica import ReplicaGrid
 from tpplanner.domain.workload import LoadMode, Targets
 from tpplanner.io.model_config import load_model
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_hardware import load_hardware
 from tpplanner.planner.cluster import evaluate
-from tpplanner.cost.replica import ReplicaGrid
 
 RECOMMEND = [
     sys.executable, "-m", "tpplanner", "recommend", "--model", "meta-llama/Llama-3.1-70B-Instruct", "--gpus",
@@ -44,10 +45,12 @@ def wall_and_peak(command: list[str], runs: int = 7) -> tuple[float, float]:
     return statistics.median(times), max(peaks)
 
 
-def points_per_second(mode: LoadMode, num_points: int) -> float:
+def points_per_second(mode: LoadMode, num_points: int, *, measured: bool) -> float:
     """Plan points per second through the array path: degree x load, all outputs of each."""
-    model, hardware = load_model("meta-llama/Llama-3.1-70B-Instruct", dtype="fp8"), load_hardware("h100-sxm")
-    engine = load_engine("vllm-0.11")
+    model = load_model("meta-llama/Llama-3.1-70B-Instruct", dtype="fp8", kv_cache_dtype="fp8")
+    hardware, engine = load_hardware("h100-sxm"), load_engine("vllm" if measured else "vllm-0.11")
+    hardware = with_kernels(hardware, engine)
+    engine = with_runs(engine, hardware, model)
     loads = np.geomspace(1, 400, num_points // 4)[None, :]
     # The modes without a load differ in output length instead, so that every point is another problem.
     osl = np.linspace(64, 2048, num_points // 4)[None, :]
@@ -72,7 +75,9 @@ def main() -> None:
     print(f"tpplanner recommend {wall_s:6.3f} s  {peak_mb:5.0f} MB   {wall_s / base_s:.1f} x import numpy")
     for mode in (LoadMode.CONCURRENCY, LoadMode.OFFLINE, LoadMode.REQUEST_RATE, LoadMode.SLO_CAPACITY):
         for num_points in (400, 20_000):
-            print(f"{mode.value:14s} {num_points:6d} points in one array: {points_per_second(mode, num_points):10,.0f} points/s")
+            plain, fitted = (points_per_second(mode, num_points, measured=measured) for measured in (False, True))
+            print(f"{mode.value:14s} {num_points:6d} points in one array: {plain:10,.0f} points/s; "
+                  f"with kernels and residuals of runs {fitted:10,.0f} points/s")
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB; one core")
 
 

@@ -150,7 +150,7 @@ def _anchored(fit: ServingFit, group: Group) -> ServingFit:
     terms = fit.terms_for(group.grid.model, family=group.levels["family"])
     ready = prepare(group, terms)
     tpot, ttft = latencies(ready, terms)
-    at = coordinates_of(group.grid, ready.plan.num_seqs)
+    at = coordinates_of(group.grid, ready.in_batch)
     calm = ~ready.queued & group.fits
     return replace(
         fit, num_runs=fit.num_runs + int(np.sum(group.fits)),

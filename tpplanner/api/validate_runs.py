@@ -14,6 +14,7 @@ from tpplanner.cost.amdahl import rule_of_thumb_degree
 from tpplanner.cost.memory import weight_bytes
 from tpplanner.cost.outside import latency_std
 from tpplanner.cost.replica import ReplicaGrid
+from tpplanner.cost.steady_state import running_limit
 from tpplanner.cost.work import work_of
 from tpplanner.domain.engine import EngineProfile
 from tpplanner.domain.hardware import HardwareProfile
@@ -101,7 +102,8 @@ def _evaluated(
     is_offline = isinstance(runs[0], OfflineRun)
     mode = LoadMode.OFFLINE if is_offline else LoadMode.CONCURRENCY_PER_REPLICA
     state = evaluate(grid, num_gpus=grid.tp, mode=mode, value=0.0 if is_offline else column("concurrency"))
-    std = None if is_offline else latency_std(grid, state.state.num_running_seqs)
+    std = None if is_offline else latency_std(
+        grid, np.minimum(column("concurrency"), running_limit(grid, state.room)))
     return [_prediction(run, state, i, std=None if std is None else (float(std[0][i]), float(std[1][i])))
             for i, run in enumerate(runs)]
 

@@ -1,26 +1,51 @@
 """Times of a model's operators from fitted kernels, where the machine has them.
 
 All multiplications of a step see the same number of rows, so that their sum is one curve over the
-rows for each degree: it is computed once on a grid of a quarter octave and read off by interpolation
-in logarithms, within 0.5 % of the sum itself (tested).
+rows for each degree: it is computed once on a grid of an eighth of an octave and at the knots of the
+kernels' surfaces, where a tile more is begun, and read off by interpolation in logarithms, within 0.5 % of
+the sum itself (tested).
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tpplanner.cost.gemms import ExpertLayers, Gemm, by_degree, experts_of, gemms_of, lm_head_of
+from tpplanner.cost.gemms import ExpertLayers, Gemm, by_degree, experts_of, gemms_of, kernel_names, lm_head_of
 from tpplanner.cost.kernels import decode_attention_kernel_s, gemm_kernel_s, moe_kernel_s, prefill_attention_kernel_s
 from tpplanner.domain.attention import GroupedQueryAttention
 from tpplanner.domain.hardware import HardwareProfile
-from tpplanner.domain.kernels import GemmKernel, MoeKernel
+from tpplanner.domain.kernels import GemmKernel, Kernel, MoeKernel
 from tpplanner.domain.matrix import FloatOrArray
 from tpplanner.domain.model import ModelSpec
 
 FloatArray = NDArray[np.float64]
 
-_ROWS: FloatArray = 2.0 ** np.arange(0.0, 21.01, 0.25)
+_MXFP4_KERNELS = kernel_names("mxfp4", is_moe=True)
+
+_ROWS: FloatArray = 2.0 ** np.arange(0.0, 21.01, 0.125)
+
+
+class _Curve(NamedTuple):
+    """Logarithms of the rows and of the time at each [s]."""
+
+    log_rows: FloatArray
+    log_s: FloatArray
+
+
+def _rows_of(kernels: Iterable[Kernel | None]) -> FloatArray:
+    """Rows at which a curve over these kernels is computed."""
+    surfaces = (k.surface for k in kernels if k is not None and k.surface is not None)
+    knots = [s.knots[s.axes.index("num_tok")] for s in surfaces if "num_tok" in s.axes]
+    within = [k for axis in knots for k in axis if _ROWS[0] <= k <= _ROWS[-1]]
+    return np.unique(np.concatenate([_ROWS, within]))
+
+
+def _curve(rows: FloatArray, time_s: FloatOrArray) -> _Curve:
+    """Curve of the longest time up to each number of rows: more rows never take less."""
+    return _Curve(np.log(rows), np.log(np.maximum.accumulate(np.broadcast_to(time_s, rows.shape))))
 
 
 def gemm_kernel_for(hardware: HardwareProfile, gemm: Gemm) -> GemmKernel | None:
@@ -34,8 +59,10 @@ def moe_kernel_for(hardware: HardwareProfile, experts: ExpertLayers) -> MoeKerne
     """Return the kernel that runs the experts on the machine, if one was measured."""
     if hardware.kernels is None:
         return None
-    # Where the machine multiplies 4-bit floats, engines quantise the activations too; elsewhere they widen the weights.
-    names = reversed(experts.kernels) if {"mxfp4", "nvfp4"} & set(hardware.peak_flop_s) else experts.kernels
+    names: Iterable[str] = experts.kernels
+    if experts.kernels == _MXFP4_KERNELS and {"mxfp4", "nvfp4"} & set(hardware.peak_flop_s):
+        # Where the machine multiplies 4-bit floats, engines quantise the activations too; elsewhere they widen the weights.
+        names = reversed(_MXFP4_KERNELS)
     return next((hardware.kernels.moe[name] for name in names if name in hardware.kernels.moe), None)
 
 
@@ -61,37 +88,33 @@ def gemm_time_s(gemm: Gemm, hardware: HardwareProfile, *, tp: FloatOrArray, num_
 
 
 @lru_cache(maxsize=1024)
-def _layers_curve(model: ModelSpec, hardware: HardwareProfile, tp: float) -> FloatArray:
-    total: FloatOrArray = sum((gemm_time_s(g, hardware, tp=tp, num_tok=_ROWS) for g in gemms_of(model)), start=0.0)
-    return np.log(np.maximum.accumulate(total))
+def _gemms_curve(gemms: tuple[Gemm, ...], hardware: HardwareProfile, tp: float) -> _Curve:
+    rows = _rows_of(gemm_kernel_for(hardware, g) for g in gemms)
+    return _curve(rows, sum((gemm_time_s(g, hardware, tp=tp, num_tok=rows) for g in gemms), start=0.0))
 
 
 @lru_cache(maxsize=1024)
-def _head_curve(model: ModelSpec, hardware: HardwareProfile, tp: float) -> FloatArray:
-    return np.log(np.maximum.accumulate(gemm_time_s(lm_head_of(model), hardware, tp=tp, num_tok=_ROWS)))
-
-
-@lru_cache(maxsize=1024)
-def _experts_curve(model: ModelSpec, hardware: HardwareProfile, tp: float, ep: float) -> FloatArray:
+def _experts_curve(model: ModelSpec, hardware: HardwareProfile, tp: float, ep: float) -> _Curve:
+    rows = _rows_of(moe_kernel_for(hardware, layers) for layers in experts_of(model))
     total: FloatOrArray = 0.0
     for layers in experts_of(model):
         kernel = moe_kernel_for(hardware, layers)
         assert kernel is not None, layers.kernels  # callers ask has_moe_kernels first
         total = total + layers.num_layers * moe_kernel_s(
-            kernel, num_tok=_ROWS, hidden_size=layers.hidden_size,
+            kernel, num_tok=rows, hidden_size=layers.hidden_size,
             expert_intermediate_size=layers.mlp.expert_intermediate_size,
             num_experts_per_tok=layers.mlp.num_experts_per_tok, num_experts=layers.mlp.num_experts,
             weight_bytes_per_param=layers.bytes_per_param, flop_s=hardware.peak_for(layers.runs_as).value,
             hbm_bytes_s=hardware.hbm_bytes_s.value, moe_tp=tp / ep, moe_ep=ep,
         )
-    return np.log(np.maximum.accumulate(total))
+    return _curve(rows, total)
 
 
-def _read_off(curve: FloatArray, rows: FloatOrArray) -> FloatArray:
+def _read_off(curve: _Curve, rows: FloatOrArray) -> FloatArray:
     """Interpolate in logarithms; below one row as at one, beyond the grid in proportion to the rows."""
     logs = np.log(np.maximum(rows, 1.0))
-    last = np.log(_ROWS[-1])
-    read: FloatArray = np.exp(np.interp(logs, np.log(_ROWS), curve) + np.maximum(logs - last, 0.0))
+    beyond = np.maximum(logs - curve.log_rows[-1], 0.0)
+    read: FloatArray = np.exp(np.interp(logs, curve.log_rows, curve.log_s) + beyond)
     return read
 
 
@@ -103,8 +126,8 @@ def layers_kernel_s(
     rows, sampled = np.broadcast_to(num_tok, shape), np.broadcast_to(num_sampled, shape)
     total = np.zeros(shape)
     for degree, where in degrees:
-        total[where] = (_read_off(_layers_curve(model, hardware, degree), rows[where])
-                        + _read_off(_head_curve(model, hardware, degree), sampled[where]))
+        total[where] = (_read_off(_gemms_curve(gemms_of(model), hardware, degree), rows[where])
+                        + _read_off(_gemms_curve((lm_head_of(model),), hardware, degree), sampled[where]))
     return total
 
 

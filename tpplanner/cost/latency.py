@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpplanner.cost.outside import burst_s, ttft_factor
+from tpplanner.cost.outside import burst_s
 from tpplanner.cost.replica import ReplicaGrid
 from tpplanner.cost.steady_state import SteadyState, outside_of
 from tpplanner.domain.matrix import FloatOrArray
@@ -32,8 +32,7 @@ def latency_of(grid: ReplicaGrid, state: SteadyState) -> Latency:
     decode_steps = np.asarray(grid.osl_tok - 1.0, dtype=float)
     in_batch_s = state.num_running_seqs / state.rate_req_s
     burst = _burst_s(grid, state)
-    factor = ttft_factor(grid, state.num_running_seqs)
-    ttft = state.admission_s + outside_of(grid, state) + state.prefill_s + factor * burst
+    ttft = state.admission_s + outside_of(grid, state) + state.prefill_s + state.ttft_factor * burst
     decode_s = in_batch_s - state.prefill_s - np.minimum(burst, 0.5 * in_batch_s)
     per_token = np.maximum(decode_s / np.maximum(decode_steps, 1.0), state.decode_s)
     tpot = np.where(decode_steps > 0, per_token, np.nan)

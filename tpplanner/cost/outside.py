@@ -1,5 +1,7 @@
 """What a request waits for outside its own steps, and what measured runs of the same model correct."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from tpplanner.cost.replica import ReplicaGrid
@@ -35,14 +37,18 @@ def _factor(grid: ReplicaGrid, residual: ResidualModel | None, num_seqs: FloatOr
     return np.exp(mean_log(residual, at)).reshape(shape)
 
 
-def step_factor(grid: ReplicaGrid, num_seqs: FloatOrArray) -> FloatOrArray:
-    """Measured over modelled step time near the runs of this model, 1 far from all."""
-    return _factor(grid, grid.engine.tpot_residual, num_seqs)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Corrections:
+    """Measured over modelled step time and TTFT near the runs of the grid's model, 1 far from all."""
+
+    step: FloatOrArray
+    ttft: FloatOrArray
 
 
-def ttft_factor(grid: ReplicaGrid, num_seqs: FloatOrArray) -> FloatOrArray:
-    """Measured over modelled TTFT near the runs of this model, 1 far from all."""
-    return _factor(grid, grid.engine.ttft_residual, num_seqs)
+def corrections_at(grid: ReplicaGrid, num_seqs: FloatOrArray) -> Corrections:
+    """What measured runs of this model say at ``num_seqs`` requests per replica, or as many as its batch holds."""
+    return Corrections(step=_factor(grid, grid.engine.tpot_residual, num_seqs),
+                       ttft=_factor(grid, grid.engine.ttft_residual, num_seqs))
 
 
 def burst_s(
@@ -61,7 +67,8 @@ def burst_s(
 
 
 def outside_s(
-    grid: ReplicaGrid, *, num_seqs: FloatOrArray, decode_s: FloatOrArray, step_s: FloatOrArray, prefill_s: FloatOrArray
+    grid: ReplicaGrid, *, num_seqs: FloatOrArray, decode_s: FloatOrArray, step_s: FloatOrArray, prefill_s: FloatOrArray,
+    ttft_factor: FloatOrArray = 1.0,
 ) -> FloatOrArray:
     """Time that a request spends neither in the batch nor queued for it [s].
 
@@ -71,6 +78,8 @@ def outside_s(
         Sequences in the batch.
     decode_s, step_s, prefill_s
         A step without prompt tokens, the mean step, and the request's own prefill [s].
+    ttft_factor
+        Of :class:`Corrections`.
 
     Notes
     -----
@@ -85,8 +94,7 @@ def outside_s(
     steps = terms.first_token_steps.value + grid.load.batch_wait_steps
     plain = (overhead + terms.client_s.value * num_seqs + steps * decode_s
              + (terms.prefill_delay.value - 1.0) * prefill_s)
-    factor = ttft_factor(grid, num_seqs)
-    return np.maximum(factor * (plain + prefill_s) - prefill_s, 0.0)
+    return np.maximum(ttft_factor * (plain + prefill_s) - prefill_s, 0.0)
 
 
 def latency_std(grid: ReplicaGrid, num_seqs: FloatOrArray) -> tuple[FloatArray, FloatArray] | None:

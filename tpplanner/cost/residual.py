@@ -42,7 +42,7 @@ def covariance(terms: tuple[CovarianceTerm, ...], a: Coordinates, b: Coordinates
     """
     total = np.zeros((a.log2.shape[0], b.log2.shape[0]))
     same_model = a.model_keys[:, None] == b.model_keys[None, :]
-    same_shape = same_model & np.all(np.abs(a.log2[:, None, 2:] - b.log2[None, :, 2:]) < 1e-6, axis=-1)
+    same_shape = same_model & _same_shape(a.log2, b.log2)
     within = {"cell": np.ones_like(same_model), "model": same_model, "shape": same_shape}
     for term in terms:
         lengths = np.asarray([term.num_seqs_len, term.tp_len, term.isl_len, term.osl_len])
@@ -73,11 +73,38 @@ def residual_weights(residual: ResidualModel, log_residuals: FloatArray) -> Floa
 
 
 def mean_log(residual: ResidualModel, at: Coordinates) -> FloatArray:
-    """Expected log residual at each row of ``at``; 0 far from every run."""
-    if not residual.num_runs:
-        return np.zeros(at.log2.shape[0])
-    mean: FloatArray = covariance(residual.terms, at, _runs_of(residual)) @ np.asarray(residual.weights)
+    """Expected log residual at each row of ``at``; 0 far from every run.
+
+    The covariance with the runs times their weights, term by term: those of one model meet its own runs alone.
+    """
+    mean = np.zeros(at.log2.shape[0])
+    runs, weights = _runs_of(residual), np.asarray(residual.weights)
+    for key in np.unique(at.model_keys) if residual.num_runs else ():
+        rows, own = at.model_keys == key, runs.model_keys == key
+        for term in residual.terms:
+            columns = np.ones_like(own) if term.within == "cell" else own
+            if columns.any():
+                mean[rows] += _smoothed(term, at.log2[rows], runs.log2[columns], weights[columns])
     return mean
+
+
+def _smoothed(term: CovarianceTerm, at: FloatArray, runs: FloatArray, weights: FloatArray) -> FloatArray:
+    """One term's covariance of points and runs, times the runs' weights."""
+    lengths = np.asarray([term.num_seqs_len, term.tp_len, term.isl_len, term.osl_len])
+    used = np.isfinite(lengths)
+    x, y = at[:, used] / lengths[used], runs[:, used] / lengths[used]
+    # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y, not below 0 by rounding
+    gap = np.maximum((x**2).sum(-1)[:, None] + (y**2).sum(-1)[None, :] - 2.0 * (x @ y.T), 0.0)
+    shared = np.exp(-0.5 * gap)
+    if term.within == "shape":
+        shared *= _same_shape(at, runs)
+    smoothed: FloatArray = term.std_frac**2 * (shared @ weights)
+    return smoothed
+
+
+def _same_shape(a: FloatArray, b: FloatArray) -> NDArray[np.bool_]:
+    """Whether prompt and output are the same, shape (len a, len b)."""
+    return (np.abs(a[:, None, 2] - b[None, :, 2]) < 1e-6) & (np.abs(a[:, None, 3] - b[None, :, 3]) < 1e-6)
 
 
 def covariance_log(residual: ResidualModel, at: Coordinates, *, with_noise: bool = True) -> FloatArray:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpplanner.cost.batches import BatchPlan, plan_batches
-from tpplanner.cost.outside import outside_s, step_factor
+from tpplanner.cost.outside import Corrections, corrections_at, outside_s
 from tpplanner.cost.preemption import swap_s
 from tpplanner.cost.replica import KvRoom, ReplicaGrid
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
@@ -30,8 +30,8 @@ class SteadyState:
     """Steady state of one replica per grid point, all arrays. Times [s], rates [1/s].
 
     ``tpot_s`` is NaN where O = 1; ``ttft_s`` leaves out the wait for a place in the batch, which
-    ``admission_s`` holds (infinite where the load exceeds the capacity). ``measured_factor`` is what measured runs of the
-    model multiply every step by, 1 without.
+    ``admission_s`` holds (infinite where the load exceeds the capacity). ``measured_factor`` and ``ttft_factor``
+    are what measured runs of the model multiply every step and the TTFT by, 1 without.
     """
 
     num_running_seqs: FloatOrArray
@@ -53,6 +53,7 @@ class SteadyState:
     mixed_step: StepTime
     measured_factor: FloatOrArray
     term_factor: FloatOrArray
+    ttft_factor: FloatOrArray
 
     def mean_of(self, term: str) -> FloatOrArray:
         """Mean over the steps of one field of ``StepTime`` [s].
@@ -74,11 +75,13 @@ def running_limit(grid: ReplicaGrid, room: KvRoom) -> FloatOrArray:
     return np.minimum(grid.max_num_seqs, room.num_seqs)
 
 
-def state_of(grid: ReplicaGrid, plan: BatchPlan, decode_step: StepTime, mixed_step: StepTime) -> SteadyState:
+def state_of(
+    grid: ReplicaGrid, plan: BatchPlan, decode_step: StepTime, mixed_step: StepTime, corrections: Corrections
+) -> SteadyState:
     """Steady state of the batches of ``plan``, given the times of their two kinds of step."""
     swapped = (plan.evicted - plan.recomputed) * 2.0 * grid.seq_kv_bytes(grid.isl_tok)
     stall_s = plan.finish_per_step * swap_s(swap_bytes=swapped, link=grid.hardware.host_link)
-    measured = step_factor(grid, plan.num_seqs)
+    measured = corrections.step
     terms_s = (1.0 - plan.mixed_frac) * decode_step.total_s + plan.mixed_frac * mixed_step.total_s
     interference = 1.0 if grid.engine.terms is None else grid.engine.terms.prefill_interference.value
     busy_s = measured * (decode_step.total_s + interference * (terms_s - decode_step.total_s))
@@ -92,15 +95,20 @@ def state_of(grid: ReplicaGrid, plan: BatchPlan, decode_step: StepTime, mixed_st
         recompute_tok_per_req=plan.recomputed * grid.isl_tok, swap_bytes_per_req=swapped * grid.tp, swap_stall_s=stall_s,
         decode_batch=plan.decode, mixed_batch=plan.mixed, mixed_frac=plan.mixed_frac,
         decode_step=decode_step, mixed_step=mixed_step, measured_factor=measured, term_factor=busy_s / terms_s,
+        ttft_factor=corrections.ttft,
     )
 
 
 def batch_state(
-    grid: ReplicaGrid, *, num_seqs: FloatOrArray, num_waiting: FloatOrArray = 0.0, kv_full: BoolOrArray = False
+    grid: ReplicaGrid, *, num_seqs: FloatOrArray, num_waiting: FloatOrArray = 0.0, kv_full: BoolOrArray = False,
+    corrections: Corrections | None = None,
 ) -> SteadyState:
-    """Steady state with ``num_seqs`` sequences in the batch of each replica; see :func:`tpplanner.cost.batches.plan_batches`."""
+    """Steady state with ``num_seqs`` sequences in the batch of each replica; see :func:`tpplanner.cost.batches.plan_batches`.
+
+    ``corrections`` are those at ``num_seqs`` unless given.
+    """
     plan = plan_batches(grid, num_seqs=num_seqs, num_waiting=num_waiting, kv_full=kv_full)
-    return state_of(grid, plan, grid.step(plan.decode), grid.step(plan.mixed))
+    return state_of(grid, plan, grid.step(plan.decode), grid.step(plan.mixed), corrections or corrections_at(grid, num_seqs))
 
 
 def full_state(grid: ReplicaGrid, room: KvRoom) -> SteadyState:
@@ -112,7 +120,7 @@ def full_state(grid: ReplicaGrid, room: KvRoom) -> SteadyState:
 def outside_of(grid: ReplicaGrid, state: SteadyState) -> FloatOrArray:
     """Time that a request of ``state`` spends neither in the batch nor queued for it [s]."""
     return outside_s(grid, num_seqs=state.num_running_seqs, decode_s=state.decode_s, step_s=state.step_s,
-                     prefill_s=state.prefill_s)
+                     prefill_s=state.prefill_s, ttft_factor=state.ttft_factor)
 
 
 def closed_loop(grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray) -> SteadyState:
@@ -124,8 +132,9 @@ def closed_loop(grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray) -> S
     limit = running_limit(grid, room)
     running = np.minimum(concurrency, limit)
     inside = concurrency
+    corrections = corrections_at(grid, running)
     for _ in range(_NUM_ROUNDS):
-        state = batch_state(grid, num_seqs=running)
+        state = batch_state(grid, num_seqs=running, corrections=corrections)
         in_batch_s = running / state.rate_req_s
         outside = outside_of(grid, state)
         # A batch that is not full shares the requests by time; a full one finishes X whatever waits. The larger holds.
@@ -133,4 +142,4 @@ def closed_loop(grid: ReplicaGrid, room: KvRoom, concurrency: FloatOrArray) -> S
         running = np.minimum(inside, limit)
     waiting = np.maximum(inside - running, 0.0)
     kv_full: BoolOrArray = np.greater(waiting, 0.0) & np.less_equal(room.num_seqs, grid.max_num_seqs)
-    return batch_state(grid, num_seqs=running, num_waiting=waiting, kv_full=kv_full)
+    return batch_state(grid, num_seqs=running, num_waiting=waiting, kv_full=kv_full, corrections=corrections)

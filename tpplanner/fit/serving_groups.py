@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from tpplanner.cost.batches import BatchPlan, plan_batches
 from tpplanner.cost.latency import latency_of
 from tpplanner.cost.operators import OperatorTimes, operator_times
+from tpplanner.cost.outside import Corrections
 from tpplanner.cost.replica import KvRoom, ReplicaGrid, kv_room
 from tpplanner.cost.serving import bind_terms
-from tpplanner.cost.steady_state import closed_loop, state_of
+from tpplanner.cost.steady_state import closed_loop, running_limit, state_of
 from tpplanner.cost.step_time import step_of
 from tpplanner.domain.engine import EngineProfile
 from tpplanner.domain.hardware import HardwareProfile
@@ -110,12 +111,16 @@ def groups_of(served: Sequence[Served]) -> tuple[Group, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """A group with its batches and the times of its operators alone: what a fit need not compute again."""
+    """A group with its batches and the times of its operators alone: what a fit need not compute again.
+
+    ``in_batch`` are the requests of each run that its batch can hold: where corrections are looked up.
+    """
 
     group: Group
     plan: BatchPlan
     decode: OperatorTimes
     mixed: OperatorTimes
+    in_batch: FloatArray
     queued: BoolArray
 
 
@@ -129,6 +134,7 @@ def prepare(group: Group, terms: ServingTerms) -> Prepared:
     return Prepared(
         group=group, plan=plan, decode=operator_times(model, hardware, tp=grid.tp, ep=grid.ep, batch=plan.decode),
         mixed=operator_times(model, hardware, tp=grid.tp, ep=grid.ep, batch=plan.mixed), queued=queued,
+        in_batch=np.minimum(group.concurrency, running_limit(grid, group.room)),
     )
 
 
@@ -140,6 +146,7 @@ def latencies(prepared: Prepared, terms: ServingTerms) -> tuple[FloatArray, Floa
     def step(alone: OperatorTimes, batch: Batch) -> StepTime:
         return step_of(alone, grid.model, grid.engine, tp=grid.tp, batch=batch, sampling=grid.sampling)
 
-    state = state_of(grid, plan, step(prepared.decode, plan.decode), step(prepared.mixed, plan.mixed))
+    state = state_of(grid, plan, step(prepared.decode, plan.decode), step(prepared.mixed, plan.mixed),
+                     Corrections(step=1.0, ttft=1.0))
     latency = latency_of(grid, state)
     return np.asarray(latency.tpot_s, dtype=float), np.asarray(latency.ttft_s, dtype=float)

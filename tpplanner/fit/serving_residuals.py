@@ -10,7 +10,7 @@ from tpplanner.cost.latency import latency_of
 from tpplanner.cost.outside import coordinates_of, latency_std
 from tpplanner.cost.residual import Coordinates, residual_weights
 from tpplanner.cost.serving import bind_terms
-from tpplanner.cost.steady_state import closed_loop
+from tpplanner.cost.steady_state import closed_loop, running_limit
 from tpplanner.domain.run_prediction import OUT_OF_MEMORY, RunPrediction, with_interval
 from tpplanner.domain.serving_fit import CovarianceTerm, ResidualModel, ServingTerms
 from tpplanner.fit.serving_groups import BoolArray, FloatArray, Group, latencies, prepare
@@ -109,7 +109,7 @@ def fit_residuals(groups: Sequence[Group], model: ServingModel, use: BoolArray) 
             continue
         ready = prepare(group, terms := model.terms(kind_of(group), group.levels))
         tpot, ttft = latencies(ready, terms)
-        at = coordinates_of(group.grid, ready.plan.num_seqs)
+        at = coordinates_of(group.grid, ready.in_batch)
         cell = (group.levels["cell"], kind_of(group))
         of_tpot.setdefault(cell, []).append((_rows(at, used), np.log(group.tpot_s / tpot)[used]))
         calm = used & ~ready.queued
@@ -130,7 +130,7 @@ def predict_group(
     grid = replace(group.grid, engine=engine)
     state = closed_loop(grid, group.room, group.concurrency)
     latency = latency_of(grid, state)
-    std = latency_std(grid, state.num_running_seqs)
+    std = latency_std(grid, np.minimum(group.concurrency, running_limit(grid, group.room)))
     assert std is not None, "both residual models were just given"
     shape = group.concurrency.shape
     tpot, ttft = (np.broadcast_to(np.asarray(v, dtype=float), shape) for v in (latency.tpot_s, latency.ttft_s))
