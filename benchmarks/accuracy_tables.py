@@ -7,9 +7,11 @@ Needs the measured runs: pip install 'tpplanner[silicon]' (or TPPLANNER_SILICON=
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 import tpplanner
 from tpplanner.api.serving_fit import fitted_pairs
+from tpplanner.api.validate import Validation
 from tpplanner.io.fitted_files import load_fitted
 
 SPLITS = {None: "in-sample (packaged)", "degree": "degree out", "model": "model out", "machine": "machine out",
@@ -37,6 +39,14 @@ def coverage(figures: Mapping[str, float], part: str) -> str:
     return percent(figures, *(f"{part}.coverage.{q}" for q in ("tpot", "ttft", "throughput")), digits=0)
 
 
+def result_of(split: str | None, folder: Path | None) -> Validation:
+    """Score a split: from its file where there is one."""
+    file = None if folder is None or split is None else folder / f"{split}.csv"
+    if file is not None and file.is_file():
+        return tpplanner.validate(predictions=file)
+    return tpplanner.validate(split=split)
+
+
 def operators() -> None:
     """Held-out errors of every fitted kernel, median / p90, per machine and engine: from the packaged profiles."""
     kinds = ("gemm", "decode_attention", "prefill_attention", "moe")
@@ -52,11 +62,12 @@ def operators() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="SPLIT.csv files of validate --predictions-out, in place of fitting anew")
     parser.add_argument("--given", help="predictions of another tool, as for validate --predictions")
     parser.add_argument("--given-name", default="given")
     asked = parser.parse_args()
     operators()
-    results = {label: tpplanner.validate(split=split) for split, label in SPLITS.items()}
+    results = {label: result_of(split, asked.folder) for split, label in SPLITS.items()}
     if asked.given:
         results = {asked.given_name: tpplanner.validate(predictions=asked.given), **results}
     found = {label: result.figures() for label, result in results.items()}

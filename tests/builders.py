@@ -1,5 +1,6 @@
 """Small models and machines with round numbers, so that a test's arithmetic fits in a comment beside it."""
 
+import math
 from dataclasses import replace
 
 from plan_factory import make_engine, make_hardware, make_model, make_question, q
@@ -9,7 +10,9 @@ from tpplanner.domain.attention import Attention, GroupedQueryAttention, LatentA
 from tpplanner.domain.dtypes import uniform_precision
 from tpplanner.domain.engine import EngineProfile, SamplingPolicy, Switches, TaskCost
 from tpplanner.domain.hardware import CollectiveCurve, CollectiveOp, Efficiency, HardwareProfile, Link, Power
+from tpplanner.domain.kernels import Kernel, MoeKernel, Surface
 from tpplanner.domain.model import DenseMlp, LayerGroup, Mlp, ModelSpec, MoeMlp
+from tpplanner.domain.serving_fit import SERVING_TERMS, ServingTerms
 
 __all__ = ["make_engine", "make_hardware", "make_model", "make_question", "q"]
 
@@ -96,3 +99,27 @@ def make_grid(model: ModelSpec, hardware: HardwareProfile, engine: EngineProfile
         max_num_batched_tokens=float(engine.max_num_batched_tokens), gpu_memory_utilization=0.9,
     )
     return replace(grid, **changes)
+
+
+def kernel(kind: type[Kernel], *, surface: Surface | None = None, **changes: object) -> Kernel:
+    """2 us, half of the arithmetic, 80 % of the bandwidth, a knee with p = 2."""
+    ready: dict[str, object] = {
+        "dtype": "bf16", "latency_s": q(2e-6, "s"), "compute_frac": q(0.5), "memory_frac": q(0.8), "sharpness": q(2.0),
+        "surface": surface, "held_out_median_frac": None, "held_out_p90_frac": None, "num_samples": 0, "source": "by hand",
+    }
+    if kind is MoeKernel:
+        ready |= {"distribution": "balanced", "effective_experts_frac": q(1.0)}
+    return kind(**ready | changes)
+
+
+def wavy(axis: str, amplitude: float = 0.4) -> Surface:
+    """A surface over one axis that goes up and down, with knots at powers of 4 up to 16,384."""
+    knots = tuple(float(4**i) for i in range(8))
+    return Surface(axes=(axis,), knots=(knots,), log_ratio=tuple(amplitude * math.sin(i) for i in range(8)))
+
+
+def serving_terms(**changes: float) -> ServingTerms:
+    """What changes nothing: factors of 1, no time beside the engine's own, no wait."""
+    ready = dict.fromkeys(SERVING_TERMS, 0.0) | {name: 1.0 for name in SERVING_TERMS if name.endswith("_factor")}
+    ready |= {"prefill_interference": 1.0, "prefill_delay": 1.0} | changes
+    return ServingTerms(**{name: q(value, "s" if name.endswith("_s") else "1") for name, value in ready.items()})

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from builders import kernel, q, wavy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,30 +18,9 @@ from tpplanner.cost.kernels import (
     visible_pairs,
 )
 from tpplanner.domain.kernels import DecodeAttentionKernel, GemmKernel, Kernels, MoeKernel, PrefillAttentionKernel, Surface
-from tpplanner.domain.quantity import Provenance, Quantity
 from tpplanner.errors import ProfileError
 
 PEAKS = {"flop_s": 1e15, "hbm_bytes_s": 4e12}
-
-
-def quantity(value, unit="1"):
-    return Quantity(value=value, unit=unit, provenance=Provenance.MEASURED, source="by hand")
-
-
-def kernel(kind, *, surface=None, **change):
-    fields = {
-        "dtype": "bf16", "latency_s": quantity(2e-6, "s"), "compute_frac": quantity(0.5), "memory_frac": quantity(0.8),
-        "sharpness": quantity(2.0), "surface": surface, "held_out_median_frac": None,
-        "held_out_p90_frac": None, "num_samples": 0, "source": "by hand",
-    }
-    if kind is MoeKernel:
-        fields |= {"distribution": "balanced", "effective_experts_frac": quantity(1.0)}
-    return kind(**fields | change)
-
-
-def wavy(axis, amplitude=0.4):
-    knots = tuple(float(4**i) for i in range(8))
-    return Surface(axes=(axis,), knots=(knots,), log_ratio=tuple(amplitude * math.sin(i) for i in range(8)))
 
 
 def gemm(k, num_tok, out_features=4096.0, in_features=4096.0):
@@ -93,7 +73,7 @@ def test_moe_by_hand():
 
 
 def test_sharding_experts_by_width_or_by_number_halves_the_weights_read():
-    flat = kernel(MoeKernel, latency_s=quantity(0.0, "s"))
+    flat = kernel(MoeKernel, latency_s=q(0.0, "s"))
     whole = moe(flat, 1.0)
     assert moe(flat, 1.0, moe_tp=2.0) < 0.51 * whole
     assert moe(flat, 1.0, moe_ep=2.0) < 0.51 * whole
@@ -159,11 +139,11 @@ def test_an_array_equals_the_scalars():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"compute_frac": quantity(1.2)}, "compute_frac must be in"),
-    ({"memory_frac": quantity(0.0)}, "memory_frac must be in"),
-    ({"sharpness": quantity(0.5)}, "sharpness must be >= 1"),
+    ({"compute_frac": q(1.2)}, "compute_frac must be in"),
+    ({"memory_frac": q(0.0)}, "memory_frac must be in"),
+    ({"sharpness": q(0.5)}, "sharpness must be >= 1"),
     ({"dtype": ""}, "dtype must be given"),
-    ({"latency_s": quantity(-1e-6, "s")}, "latency_s must be >= 0"),
+    ({"latency_s": q(-1e-6, "s")}, "latency_s must be >= 0"),
 ])
 def test_refuses_nonsense(change, message):
     with pytest.raises(ProfileError, match=message):
@@ -171,7 +151,7 @@ def test_refuses_nonsense(change, message):
 
 
 def test_moe_refuses_more_experts_than_there_are_and_still_checks_the_rest():
-    for change in ({"effective_experts_frac": quantity(1.1)}, {"sharpness": quantity(0.5)}):
+    for change in ({"effective_experts_frac": q(1.1)}, {"sharpness": q(0.5)}):
         with pytest.raises(ProfileError):
             kernel(MoeKernel, **change)
 

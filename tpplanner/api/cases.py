@@ -51,7 +51,7 @@ def _row(case: Case, prediction: Prediction) -> dict[str, object]:
         "pred_tpot_ms": shown(prediction.tpot_s, MS, 4),
         "pred_throughput_tok_s": shown(prediction.throughput_tok_s, 1.0, 3),
         "kv_capacity_tok": prediction.kv_capacity_tok,
-        _HAS_EP: case.ep is not None and not _has_kernels(case),
+        _HAS_EP: case.ep is not None and case.ep > 1 and not _has_kernels(case),
         _TOO_LONG: case.isl_tok + case.osl_tok > model_of(case.model, case.dtype, case.kv_cache_dtype).max_context_tok,
         # Under a rate that a replica carries there always is a TTFT.
         _SATURATED: case.request_rate is not None and prediction.status == "ok" and prediction.ttft_s is None,

@@ -27,6 +27,10 @@ USUAL_FAMILY = "InferenceX"
 """Whose terms a machine and engine get that no benchmark measured: its method is public and its builds are the newer."""
 
 
+_SAME = 1e-3
+"""Coordinates nearer than this, in doublings, are one point: files round them to five digits."""
+
+
 def served_runs(runs: Sequence[ServingRun]) -> tuple[list[Served], list[RunPrediction]]:
     """Load the model, machine and engine of each run; a run that names an unknown one says so in its status."""
     served, failed = [], []
@@ -166,9 +170,13 @@ def _joined(model: ResidualModel, at: Coordinates, log_residuals: np.ndarray, us
                            osl_tok=model.osl_tok)
     weights = np.asarray(model.weights)
     old = covariance(model.terms, known, known) @ weights + model.noise_std_frac**2 * weights
-    both = Coordinates(model_keys=np.concatenate([known.model_keys, new.model_keys]),
-                       log2=np.concatenate([known.log2.reshape(-1, 4), new.log2]))
-    return conditioned(model, both, np.concatenate([old, log_residuals[used]]))
+    places = known.log2.reshape(-1, 4)
+    # A point that is measured again, or anchored twice, counts once: the newer figure holds.
+    again = (known.model_keys[:, None] == new.model_keys) & np.all(np.abs(places[:, None] - new.log2) < _SAME, axis=-1)
+    kept = ~again.any(axis=1)
+    both = Coordinates(model_keys=np.concatenate([known.model_keys[kept], new.model_keys]),
+                       log2=np.concatenate([places[kept], new.log2]))
+    return conditioned(model, both, np.concatenate([old[kept], log_residuals[used]]))
 
 
 def save(

@@ -19,7 +19,7 @@ _DEPLOYMENT = (
     click.option("--system", "--gpu", "system", metavar="PROFILE", help="Machine, where --gpus is a number or absent."),
     click.option("--isl", type=int, required=True, metavar="TOKENS", help="Mean prompt length."),
     click.option("--osl", type=int, required=True, metavar="TOKENS", help="Mean output length."),
-    click.option("--engine", "--backend", default="vllm-0.11", show_default=True, metavar="PROFILE",
+    click.option("--engine", "--backend", default="vllm", show_default=True, metavar="PROFILE",
                  help="Engine profile: host work, overlap, defaults."),
     click.option("--set", "switches", multiple=True, metavar="SWITCH=on|off",
                  help="Set async_sched, early_feedback or seq_parallel_sampling. Repeatable."),

@@ -54,22 +54,24 @@ class ExpertLayers:
 def kernel_names(stored: str, *, is_moe: bool) -> tuple[str, ...]:
     """Names of the kernels that multiply weights stored as ``stored``, the best fitting first.
 
-    Published FP8 checkpoints of mixtures of experts scale in blocks of 128 x 128, those of dense
-    models per tensor or per channel.
+    After its own come those of the nearest formats, bf16 last: they are timed with the stored bytes and the peak of the
+    format, so that one that was never measured runs like its neighbour. Published FP8 checkpoints of mixtures of experts
+    scale in blocks of 128 x 128, those of dense models per tensor or per channel.
     """
     match stored:
         case "fp8":
-            return ("fp8_block", "fp8") if is_moe else ("fp8", "fp8_block")
+            own: tuple[str, ...] = ("fp8_block", "fp8") if is_moe else ("fp8", "fp8_block")
         case "int4":
-            return ("int4_wo",)
+            own = ("int4_wo", "w4a16_mxfp4")
         case "int8":
-            return ("int8_sq", "int8_wo")
+            own = ("int8_sq", "int8_wo", "fp8")
         case "mxfp4":
-            return ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8")
-        case "fp16" | "bf16":
-            return ("bf16", "fp16")
+            own = ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "int4_wo")
+        case "nvfp4":
+            own = ("nvfp4", "w4a16_mxfp4", "int4_wo")
         case _:
-            return (stored,)
+            own = ("bf16", "fp16")
+    return tuple(dict.fromkeys((*own, "bf16")))
 
 
 def _gemm(model: ModelSpec, num_layers: int, *matrices: Matrix) -> Gemm:

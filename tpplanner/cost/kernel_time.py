@@ -182,3 +182,12 @@ def prefill_kernel_s(
 
 def _kv_name(kv_element_bytes: float) -> str:
     return "fp8" if kv_element_bytes <= 1.0 else "bf16"
+
+
+def kernels_outside(model: ModelSpec, hardware: HardwareProfile, *, num_tok: float) -> tuple[str, ...]:
+    """Name the kernels that ``num_tok`` rows take beyond the rows they were measured at."""
+    gemms = ((f"{g.dtype} GEMM", g) for one in gemms_of(model) if (g := gemm_kernel_for(hardware, one)) is not None)
+    experts = ((f"{e.dtype} experts", e) for one in experts_of(model) if (e := moe_kernel_for(hardware, one)) is not None)
+    used: dict[str, Kernel] = {**dict(gemms), **dict(experts)}
+    return tuple(name for name, kernel in used.items()
+                 for axis, _, most in kernel.ranges if axis == "num_tok" and num_tok > most)

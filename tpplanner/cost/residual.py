@@ -10,6 +10,9 @@ from tpplanner.domain.serving_fit import CovarianceTerm, ResidualModel
 
 FloatArray = NDArray[np.float64]
 
+_SAME_LOG2 = 1e-4
+"""Lengths this near in log2 are the same: files keep five digits of those of the runs, 7e-5 of log2."""
+
 EQUATION = "log(measured / terms) ~ N(k(x) w, k(x, x) - k(x) (K + s^2)^-1 k(x)),  w = (K + s^2)^-1 r"
 
 
@@ -104,7 +107,7 @@ def _smoothed(term: CovarianceTerm, at: FloatArray, runs: FloatArray, weights: F
 
 def _same_shape(a: FloatArray, b: FloatArray) -> NDArray[np.bool_]:
     """Whether prompt and output are the same, shape (len a, len b)."""
-    return (np.abs(a[:, None, 2] - b[None, :, 2]) < 1e-6) & (np.abs(a[:, None, 3] - b[None, :, 3]) < 1e-6)
+    return (np.abs(a[:, None, 2] - b[None, :, 2]) < _SAME_LOG2) & (np.abs(a[:, None, 3] - b[None, :, 3]) < _SAME_LOG2)
 
 
 def covariance_log(residual: ResidualModel, at: Coordinates, *, with_noise: bool = True) -> FloatArray:

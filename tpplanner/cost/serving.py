@@ -22,7 +22,7 @@ def bind_terms(engine: EngineProfile, terms: ServingTerms) -> EngineProfile:
     -----
     Serving runs see the host work that is exposed, not the tasks. Where nothing overlaps it is all of
     T1, T2 and T5, and goes to them in the profile's own proportions; where the engine schedules
-    asynchronously it is what remains exposed: the fixed part the cost of overlapping, the part per sequence T2's.
+    asynchronously it is what stays exposed, beside T1 and T5 of the profile, which it hides.
     """
     bound = replace(engine, layer_overhead_s=terms.layer_s, request_overhead_s=terms.request_s, terms=terms)
     return _overlapped_host(bound, terms) if engine.switches.async_sched else _exposed_host(bound, terms)
@@ -39,8 +39,9 @@ def bind(engine: EngineProfile, fit: ServingFit, model: ModelSpec, *, family: st
 
 
 def _overlapped_host(engine: EngineProfile, terms: ServingTerms) -> EngineProfile:
-    t2 = TaskCost(fixed_s=_share(terms.step_s, 0.0), per_seq_s=terms.seq_s)
-    return replace(engine, prepare_input=t2, overlap_overhead_s=terms.step_s)
+    none = _share(terms.step_s, 0.0)
+    return replace(engine, prepare_input=TaskCost(fixed_s=none, per_seq_s=_share(terms.seq_s, 0.0)), overlap_overhead_s=none,
+                   exposed=TaskCost(fixed_s=terms.step_s, per_seq_s=terms.seq_s))
 
 
 def _exposed_host(engine: EngineProfile, terms: ServingTerms) -> EngineProfile:

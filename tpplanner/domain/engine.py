@@ -96,6 +96,9 @@ class EngineProfile:
         Stated error of a predicted ratio of throughputs between two degrees: plans nearer than that tie.
     measured_as
         Name under which serving runs and kernels of this engine were measured; ``None`` where none were.
+    exposed
+        Host work per step that serving runs found exposed in an engine that schedules asynchronously, whatever its
+        tasks; ``None`` where T1, T2 and T5 say it all.
     terms, tpot_residual, ttft_residual
         What serving runs on the machine taught, once the profile is bound to a machine and a model
         (:func:`tpplanner.cost.serving.bind`); ``None`` before, and where there are no runs.
@@ -122,6 +125,7 @@ class EngineProfile:
     launcher: str = "vllm"
     aliases: tuple[str, ...] = ()
     measured_as: str | None = None
+    exposed: TaskCost | None = None
     terms: ServingTerms | None = None
     tpot_residual: ResidualModel | None = None
     ttft_residual: ResidualModel | None = None

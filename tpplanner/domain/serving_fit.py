@@ -31,7 +31,7 @@ class ServingTerms:
     prefill_delay
         Factor on the time of a prompt's own prefill, where the engine holds it up or cuts it up further [1].
     request_s, client_s
-        Fixed wait of a request, and what each further client in flight adds [s].
+        Fixed wait of a request, and what each sequence in the batch adds to it [s].
     burst_share
         Share of the other clients' prompts that a first token waits for in the mean of a benchmark that starts all
         clients at once and sends ten prompts from each [1].

@@ -25,13 +25,17 @@ num_gpus                  GPUs of all equal replicas side by side, a multiple of
 max_num_seqs              limit of the engine on running requests
 max_num_batched_tokens    limit of the engine on tokens per step
 gpu_memory_utilization    share of the memory that the engine may use, over 0 and up to 1
+prompts_per_client        requests that each client sent, all clients starting at once: the burst of the
+                          start is then taken out of the TTFT; empty for a long run or a warmed-up one
 source                    for reports
 ========================  ==========================================================================
 """
 
+import math
 from pathlib import Path
 from typing import Final
 
+from tpplanner.domain.serving_fit import LoadGenerator
 from tpplanner.domain.serving_run import ServingRun
 from tpplanner.errors import TpplannerError, WorkloadError
 from tpplanner.io.csv_rows import CsvRow, read_rows
@@ -42,7 +46,7 @@ from tpplanner.units import MS
 REQUIRED: Final = ("id", "model", "system", "engine", "tp", "isl", "osl", "concurrency", "ttft_ms", "tpot_ms")
 OPTIONAL: Final = (
     "throughput_tok_s", "dtype", "kv_cache_dtype", "ep", "engine_version", "num_gpus", "max_num_seqs",
-    "max_num_batched_tokens", "gpu_memory_utilization", "source",
+    "max_num_batched_tokens", "gpu_memory_utilization", "prompts_per_client", "source",
 )
 OWN_FAMILY: Final = "own"
 """`ServingRun.family` of the runs of such a file."""
@@ -84,6 +88,7 @@ def run_of(row: CsvRow) -> ServingRun:
             num_gpus=row.optional_count("num_gpus"), max_num_seqs=row.optional_count("max_num_seqs"),
             max_num_batched_tokens=row.optional_count("max_num_batched_tokens"),
             gpu_memory_utilization=row.optional_positive("gpu_memory_utilization"),
+            load=LoadGenerator(prompts_per_client=row.optional_positive("prompts_per_client") or math.inf),
             family=OWN_FAMILY, source=one_line(row.cells.get("source", "")),
         )
     except TpplannerError as error:

@@ -35,7 +35,10 @@ def _scores(question: Question, grid: ReplicaGrid, value: FloatOrArray) -> NDArr
     """Score of a (degree x value) grid."""
     state = evaluate(grid, num_gpus=float(question.num_gpus), mode=question.load.mode, value=value,
                      targets=question.targets)
-    return scores(state, question.load.mode)
+    found = scores(state, question.load.mode)
+    # What is swept may change nothing (utilisation, where the blocks are given): the grid keeps its shape.
+    swept = np.broadcast_shapes(*(np.shape(v) for v in (found, grid.tp, grid.osl_tok, grid.gpu_memory_utilization, value)))
+    return np.broadcast_to(found, swept)
 
 
 def _changes(

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
+from tpplanner.cost.kernel_time import kernels_outside
 from tpplanner.cost.replica import ReplicaGrid
 from tpplanner.domain.plan import Binding, DegreePlan, MemoryBudget, Outcome, Question, Reason, StepSplit, Uncertainty
 from tpplanner.domain.workload import LoadMode
@@ -94,10 +95,10 @@ def _extrapolated(question: Question, state: ClusterState, i: int) -> tuple[str,
         "process_output": engine.process_output.per_seq_s,
         f"sampling.{question.sampling.value}": engine.sampling[question.sampling].per_seq_s,
     }
-    return tuple(
-        name for name, q in named.items()
-        if q is not None and q.valid_for == "num_decode_seqs" and q.provenance_at(seqs) != q.provenance
-    )
+    outside = [name for name, q in named.items()
+               if q is not None and q.valid_for == "num_decode_seqs" and q.provenance_at(seqs) != q.provenance]
+    rows = max(_at(state.state.mixed_batch.num_tok, i), _at(state.state.decode_batch.num_tok, i))
+    return (*outside, *kernels_outside(question.model, question.hardware, num_tok=rows))
 
 
 def _outcome(question: Question, state: ClusterState, i: int) -> Outcome:

@@ -197,6 +197,12 @@ def _capacity_spread(
     return scores, Interval(low=np.minimum(low, point), high=np.maximum(high, point))
 
 
+def _in_batch(question: Question, state: ClusterState) -> FloatArray:
+    """Requests per replica, or as many as its batch holds: where corrections by runs are looked up."""
+    limit = np.minimum(question.max_num_seqs, state.room.num_seqs)
+    return np.maximum(np.minimum(state.concurrency_per_replica, limit), 1.0)
+
+
 def spread_of(question: Question, tps: Sequence[int], state: ClusterState, allowed: BoolArray) -> Spread:
     """Draw the errors of all degrees of a question together.
 
@@ -218,7 +224,7 @@ def spread_of(question: Question, tps: Sequence[int], state: ClusterState, allow
     """
     rng = np.random.default_rng(SEED)
     points = _points(question, state)
-    errors = log_errors(question, tps, state.state.num_running_seqs)
+    errors = log_errors(question, tps, _in_batch(question, state))
     drawn = errors.draw(rng)
     meets = _meets(question, points, *drawn)
     if question.load.mode is LoadMode.SLO_CAPACITY:

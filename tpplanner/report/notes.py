@@ -151,8 +151,12 @@ def evidence_lines(rec: Recommendation) -> tuple[str, ...]:
 def profile_lines(rec: Recommendation) -> tuple[str, ...]:
     """Count the coefficients of the machine and of the engine by provenance; documented defaults apart."""
     lines = []
-    for profile in (rec.question.hardware, rec.question.engine):
-        known = list(quantities(profile))
+    hardware = rec.question.hardware
+    # Kernels stand in for the efficiencies of the rooflines, all but that of element-wise work.
+    replaced = set() if hardware.kernels is None else {
+        id(q) for q in quantities(hardware.efficiency) if q is not hardware.efficiency.elementwise_memory}
+    for profile in (hardware, rec.question.engine):
+        known = [q for q in quantities(profile) if id(q) not in replaced]
         stated = [quantity for quantity in known if not is_default(quantity)]
         counts = Counter(quantity.provenance for quantity in stated)
         told = [f"{counts[kind]} {kind.value}" for kind in Provenance if counts[kind]]
