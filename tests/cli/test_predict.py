@@ -53,7 +53,7 @@ def test_one_bad_row_does_not_stop_the_others(tmp_path):
 def test_prediction_equals_the_recommendation_of_one_replica(tmp_path):
     _, rows = predict(tmp_path, f"{HEADER}\n{ROWS['closed']}\n")
     answer = tpplanner.recommend(model="meta-llama/Llama-3.1-70B-Instruct", gpus="8xh100-sxm", isl=1024, osl=1024,
-                                 concurrency=64, flip_points=False)
+                                 concurrency=64, engine="vllm-0.11", flip_points=False)
     outcome = answer.plan(8).outcome
     assert float(rows["closed"]["pred_tpot_ms"]) == pytest.approx(outcome.tpot_s * 1e3, abs=1e-4)
     assert float(rows["closed"]["pred_throughput_tok_s"]) == pytest.approx(outcome.throughput_tok_s, abs=1e-3)
@@ -114,7 +114,7 @@ def test_notes_on_stderr(tmp_path, capsys):
     assert list(rows["fast"]) == list(PREDICTION_COLUMNS)
     assert capsys.readouterr().err.splitlines()[:4] == [
         "duplicate ids: open",
-        "ep has no effect (1 row): experts cost the same shared out whole or cut",
+        "ep has no effect (1 row): no kernel of the experts was measured there",
         "isl + osl exceed the context limit of the model in 1 row",
         "request_rate exceeds the capacity in 1 row: throughput is the capacity, the TTFT has no mean",
     ]

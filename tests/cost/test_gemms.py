@@ -64,21 +64,26 @@ def test_the_head_is_cut_by_columns():
     assert (head.num_layers, head.in_features_on(4), head.out_features_on(4)) == (1, 1024, 8000)
 
 
-@pytest.mark.parametrize(("stored", "is_moe", "names"), [
+@pytest.mark.parametrize(("stored", "is_moe", "own"), [
     ("bf16", False, ("bf16", "fp16")), ("fp8", False, ("fp8", "fp8_block")), ("fp8", True, ("fp8_block", "fp8")),
     ("int4", True, ("int4_wo",)), ("mxfp4", True, ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8")), ("nvfp4", False, ("nvfp4",)),
     ("int8", False, ("int8_sq", "int8_wo")),
 ])
-def test_kernels_by_the_format_of_the_weights(stored, is_moe, names):
-    assert kernel_names(stored, is_moe=is_moe) == names
+def test_kernels_by_the_format_of_the_weights(stored, is_moe, own):
+    names = kernel_names(stored, is_moe=is_moe)
+    assert names[:len(own)] == own
+    # Every format has a neighbour in the end, and each is named once.
+    assert "bf16" in names
+    assert len(set(names)) == len(names)
+    assert stored == "bf16" or names[-1] == "bf16"
 
 
 def test_each_multiplication_has_the_format_of_its_own_weights():
     model = tiny_model(weights="fp8", mlp=tiny_moe())
     qkv, _, router = gemms_of(model)
-    assert (qkv.bytes_per_param, qkv.runs_as, qkv.kernels) == (1.0, "fp8", ("fp8_block", "fp8"))
-    assert (router.bytes_per_param, router.runs_as, router.kernels) == (2.0, "bf16", ("bf16", "fp16"))
-    assert gemms_of(tiny_model(weights="fp8"))[0].kernels == ("fp8", "fp8_block")
+    assert (qkv.bytes_per_param, qkv.runs_as, qkv.kernels[0]) == (1.0, "fp8", "fp8_block")
+    assert (router.bytes_per_param, router.runs_as, router.kernels[0]) == (2.0, "bf16", "bf16")
+    assert gemms_of(tiny_model(weights="fp8"))[0].kernels[0] == "fp8"
 
 
 def test_by_degree_splits_what_broadcasts():

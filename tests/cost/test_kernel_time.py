@@ -202,11 +202,20 @@ def test_the_best_fitting_kernel_runs():
                                              ({"mxfp4": 4e14}, "w4a8_mxfp4_mxfp8")])
 def test_machines_with_4_bit_floats_quantise_the_activations_too(peaks, name):
     (layers,) = experts_of(tiny_model(weights="mxfp4", mlp=tiny_moe()))
-    found = moe_kernel_for(machine(moe=("w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "fp8", "fp8_block"), **peaks), layers)
+    every = ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "fp8", "fp8_block", "int4_wo", "bf16")
+    found = moe_kernel_for(machine(moe=every, **peaks), layers)
     assert found.dtype == name
-    # A machine that has but the other runs that.
-    for only in ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8"):
-        assert moe_kernel_for(machine(moe=(only,), **peaks), layers).dtype == only
+    # A machine that has but the other runs that, bf16 after all others.
+    for only in ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "int4_wo"):
+        assert moe_kernel_for(machine(moe=("bf16", only), **peaks), layers).dtype == only
+    assert moe_kernel_for(machine(moe=("bf16",), **peaks), layers).dtype == "bf16"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+def test_gpt_oss_on_the_measured_machines(engine):
+    layers = experts_of(load_model("openai/gpt-oss-120b"))[0]
+    for name, expected in (("b200", "w4a8_mxfp4_mxfp8"), ("h200", "w4a16_mxfp4")):
+        assert moe_kernel_for(with_kernels(hardware_of(name), engine_of(engine)), layers).dtype == expected
 
 
 def test_4_bit_floats_change_nothing_for_other_formats():

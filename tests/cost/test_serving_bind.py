@@ -55,18 +55,20 @@ def test_a_profile_without_host_time_shares_it_evenly():
 
 
 @pytest.mark.parametrize("switches", [ASYNC, FEEDBACK])
-def test_with_overlap_the_exposed_rest_is_the_overhead_and_t2(switches):
+def test_with_overlap_what_was_measured_stays_exposed_whatever_is_hidden(switches):
     plain = round_engine(switches)
     bound = bind_terms(plain, serving_terms(step_s=6e-3, seq_s=70e-6))
-    assert bound.overlap_overhead_s.value == 6e-3
-    assert (bound.prepare_input.fixed_s.value, bound.prepare_input.per_seq_s.value) == (0.0, 70e-6)
+    assert (bound.exposed.fixed_s.value, bound.exposed.per_seq_s.value) == (6e-3, 70e-6)
+    # It holds the price of overlapping and what of T2 is seen; T1 and T5 are the profile's.
+    assert (bound.overlap_overhead_s.value, bound.prepare_input.fixed_s.value, bound.prepare_input.per_seq_s.value) == (0, 0, 0)
     assert (bound.schedule, bound.process_output) == (plain.schedule, plain.process_output)
-    found = step(bound, tp=1)
-    # T1 and T5 (1 ms + 32 * 10 us + 32 * 20 us) hide behind the device where it works longer; 6 ms and T2 do not.
+    # T1 and T5 (1 ms + 32 * 10 us + 32 * 20 us) hide behind the device where it works longer; 6 ms and 70 us each do not.
     own = 1e-3 + 32 * 30e-6
-    assert found.hidden_s == pytest.approx(min(own, float(found.device_s)), rel=EXACT)
-    assert found.total_s == pytest.approx(
-        float(found.device_s) + 6e-3 + 32 * 70e-6 + max(own - float(found.device_s), 0.0), rel=EXACT)
+    for tp in (1, 2, 8):
+        found = step(bound, tp=tp)
+        device = float(found.device_s)
+        assert found.hidden_s == pytest.approx(min(own, device), rel=EXACT)
+        assert found.total_s == pytest.approx(device + 6e-3 + 32 * 70e-6 + max(own - device, 0.0), rel=EXACT)
 
 
 def test_factors_of_1_and_the_same_constants_change_nothing():
@@ -128,9 +130,14 @@ def test_a_switch_turned_on_after_binding_hides_what_it_should():
 def test_a_switch_turned_off_after_binding_shows_what_was_hidden():
     bound = bind_terms(round_engine(ASYNC), serving_terms(step_s=0.5e-3, seq_s=1e-6))
     off = step(bound.with_switch("async_sched", False))
-    # The tasks of the profile, T2 as measured; no price of overlapping.
-    assert off.host_s == pytest.approx(1e-3 + 32 * 30e-6 + 32 * 1e-6, rel=EXACT)
+    # T1 and T5 of the profile in full, and what was exposed before.
+    assert off.host_s == pytest.approx(1e-3 + 32 * 30e-6 + 0.5e-3 + 32 * 1e-6, rel=EXACT)
     assert off.hidden_s == 0.0
+
+
+def test_early_feedback_turned_on_after_binding_finds_nothing_more_to_hide():
+    bound = bind_terms(round_engine(ASYNC), serving_terms(step_s=0.5e-3, seq_s=1e-6))
+    assert step(bound.with_switch("early_feedback", True)).total_s == step(bound).total_s
 
 
 def test_errors_are_shared_with_the_values():

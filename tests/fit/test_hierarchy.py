@@ -70,6 +70,8 @@ def test_an_unseen_member_has_the_shared_value():
     new = fit.value({"machine": "d", "engine": "z"})
     assert new[0].tolist() == shared[0].tolist()
     assert known[0].tolist() != shared[0].tolist()
+    # It deviates nobody knows how: by the prior's 0.3 of machine and engine, 0.5 of the engine.
+    assert (new[1] / new[0])**2 == pytest.approx((shared[1] / shared[0])**2 + [0.09 + 0.09, 0.25], rel=1e-9)
     # A known engine on an unknown machine keeps the engine's deviation.
     half = fit.value({"machine": "d", "engine": "x"})
     assert half[0][1] == known[0][1]

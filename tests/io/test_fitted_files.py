@@ -60,7 +60,7 @@ def serving():
     terms = ServingTerms(**{name: quantity((50 + i) / 100, name, "runs") for i, name in enumerate(SERVING_TERMS)})
     prior = replace(terms, **{SERVING_TERMS[0]: quantity(1.0, SERVING_TERMS[0], "other machines", std_error=None,
                                                         num_samples=None, provenance=Provenance.EXTRAPOLATED)})
-    return ServingFit(machine="m", engine="eng", terms={"dense": terms, "moe": prior}, tpot=residual(5), ttft=residual(0),
+    return ServingFit(machine="m", engine="eng", terms={"dense": terms, "moe": prior}, tpot={"dense": residual(5)}, ttft={"dense": residual(0)},
                       num_runs=5, source="runs")
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tpplanner.domain.serving_fit import LoadGenerator
 from tpplanner.domain.serving_run import ServingRun
 from tpplanner.errors import TpplannerError, WorkloadError
 from tpplanner.io.silicon_package import ENV_FOLDER
@@ -49,6 +50,7 @@ def test_a_kept_row(tmp_path: Path) -> None:
         engine="vllm", precision="fp8", dtype="fp8", kv_cache_dtype="fp8", isl_tok=1024, osl_tok=101, tp=2,
         concurrency=8, ttft_s=0.5, tpot_s=0.02, family="InferenceX", kind="dense",
         source="source_file=a.csv; silicon_concurrency=8; image=vllm:v1",
+        load=LoadGenerator(prompts_per_client=10.0, length_frac=0.9),
     )
     # 8 x 101 tokens in 0.5 s + 100 x 20 ms = 2.5 s.
     assert run.throughput_tok_s == pytest.approx(323.2, rel=1e-12)

@@ -210,7 +210,7 @@ def test_ways_out(closed: tuple[ServingRun, ...]) -> None:
     assert {"source", "dropped", "left_out", "scores"} == set(data)
     text = result.text()
     for words in ("12 measured runs of the runs given", "Absolute relative error", "c: equal load per GPU", "b30: TPOT <= 30 ms",
-                  "Gain of doubling", "no intervals are predicted", "Worst groups by error of throughput"):
+                  "Gain of doubling", "inside the 80 % interval [%]", "Worst groups by error of throughput"):
         assert words in text
     assert all(len(result.plot(kind).axes) == num for kind, num in (("accuracy", 3), ("regret", 1)))
     with pytest.raises(TpplannerError, match="kind must be one of accuracy, regret"):

@@ -16,7 +16,7 @@ from tpplanner.domain.serving_fit import ResidualModel, ServingFit, ServingTerms
 from tpplanner.domain.serving_run import ServingRun
 from tpplanner.errors import TpplannerError, WorkloadError, reject
 from tpplanner.fit.serving_groups import Group, Served, groups_of, latencies, levels_of, prepare
-from tpplanner.fit.serving_residuals import Residuals, conditioned, fit_residuals
+from tpplanner.fit.serving_residuals import TPOT_PRIOR, TTFT_PRIOR, Residuals, conditioned, fit_residuals, prior
 from tpplanner.fit.serving_splits import trusted
 from tpplanner.fit.serving_terms import ServingModel, fit_serving, kind_of
 from tpplanner.io.fitted_files import encode_fitted, fitted_files, fitted_name
@@ -155,11 +155,11 @@ def _anchored(fit: ServingFit, group: Group) -> ServingFit:
     ready = prepare(group, terms)
     tpot, ttft = latencies(ready, terms)
     at = coordinates_of(group.grid, ready.in_batch)
-    calm = ~ready.queued & group.fits
+    known_tpot, known_ttft = fit.tpot.get(kind, prior(TPOT_PRIOR, kind)), fit.ttft.get(kind, prior(TTFT_PRIOR, kind))
     return replace(
         fit, num_runs=fit.num_runs + int(np.sum(group.fits)),
-        tpot={**fit.tpot, kind: _joined(fit.tpot[kind], at, np.log(group.tpot_s / tpot), group.fits)},
-        ttft={**fit.ttft, kind: _joined(fit.ttft[kind], at, np.log(group.ttft_s / ttft), calm)},
+        tpot={**fit.tpot, kind: _joined(known_tpot, at, np.log(group.tpot_s / tpot), group.fits & group.has_tpot)},
+        ttft={**fit.ttft, kind: _joined(known_ttft, at, np.log(group.ttft_s / ttft), group.fits & ~ready.queued)},
     )
 
 

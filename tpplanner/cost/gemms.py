@@ -54,24 +54,34 @@ class ExpertLayers:
 def kernel_names(stored: str, *, is_moe: bool) -> tuple[str, ...]:
     """Names of the kernels that multiply weights stored as ``stored``, the best fitting first.
 
-    After its own come those of the nearest formats, bf16 last: they are timed with the stored bytes and the peak of the
-    format, so that one that was never measured runs like its neighbour. Published FP8 checkpoints of mixtures of experts
-    scale in blocks of 128 x 128, those of dense models per tensor or per channel.
+    Published FP8 checkpoints of mixtures of experts scale in blocks of 128 x 128, those of dense
+    models per tensor or per channel.
     """
     match stored:
         case "fp8":
-            own: tuple[str, ...] = ("fp8_block", "fp8") if is_moe else ("fp8", "fp8_block")
+            return ("fp8_block", "fp8") if is_moe else ("fp8", "fp8_block")
         case "int4":
-            own = ("int4_wo", "w4a16_mxfp4")
+            return ("int4_wo",)
         case "int8":
-            own = ("int8_sq", "int8_wo", "fp8")
+            return ("int8_sq", "int8_wo")
         case "mxfp4":
-            own = ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "int4_wo")
-        case "nvfp4":
-            own = ("nvfp4", "w4a16_mxfp4", "int4_wo")
+            return ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8")
+        case "fp16" | "bf16":
+            return ("bf16", "fp16")
         case _:
-            own = ("bf16", "fp16")
-    return tuple(dict.fromkeys((*own, "bf16")))
+            return (stored,)
+
+
+_NEIGHBOURS = {"int4": ("w4a16_mxfp4",), "int8": ("fp8",), "mxfp4": ("int4_wo",), "nvfp4": ("w4a16_mxfp4", "int4_wo")}
+
+
+def runnable_by(stored: str, *, is_moe: bool) -> tuple[str, ...]:
+    """Names of kernels that can stand for ``stored``: its own, those of the nearest formats, bf16 last.
+
+    A neighbour is timed with the stored bytes and the peak of the format, so that a format that was never measured runs
+    like one that was.
+    """
+    return tuple(dict.fromkeys((*kernel_names(stored, is_moe=is_moe), *_NEIGHBOURS.get(stored, ()), "bf16")))
 
 
 def _gemm(model: ModelSpec, num_layers: int, *matrices: Matrix) -> Gemm:
@@ -80,7 +90,7 @@ def _gemm(model: ModelSpec, num_layers: int, *matrices: Matrix) -> Gemm:
         num_layers=num_layers, in_features=first.in_features,
         parts=tuple((m.out_features, m.min_shard_frac) for m in matrices), is_row_cut=first.name in _ROW_CUT,
         bytes_per_param=model.stored_as(first).num_bytes, runs_as=model.runs_as(first).name,
-        kernels=kernel_names(model.stored_as(first).name, is_moe=model.is_moe),
+        kernels=runnable_by(model.stored_as(first).name, is_moe=model.is_moe),
     )
 
 
@@ -119,7 +129,7 @@ def experts_of(model: ModelSpec) -> tuple[ExpertLayers, ...]:
         ExpertLayers(
             num_layers=group.num_layers, hidden_size=model.hidden_size, mlp=group.mlp,
             bytes_per_param=model.precision.expert.num_bytes, runs_as=model.precision.expert_activation.name,
-            kernels=kernel_names(model.precision.expert.name, is_moe=True),
+            kernels=runnable_by(model.precision.expert.name, is_moe=True),
         )
         for group in model.layer_groups if isinstance(group.mlp, MoeMlp)
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tpplanner.cost.gemms import ExpertLayers, Gemm, by_degree, experts_of, gemms_of, kernel_names, lm_head_of
+from tpplanner.cost.gemms import ExpertLayers, Gemm, by_degree, experts_of, gemms_of, lm_head_of
 from tpplanner.cost.kernels import decode_attention_kernel_s, gemm_kernel_s, moe_kernel_s, prefill_attention_kernel_s
 from tpplanner.domain.attention import GroupedQueryAttention
 from tpplanner.domain.hardware import HardwareProfile
@@ -23,7 +23,8 @@ from tpplanner.domain.model import ModelSpec
 
 FloatArray = NDArray[np.float64]
 
-_MXFP4_KERNELS = kernel_names("mxfp4", is_moe=True)
+_WIDENED, _QUANTISED = "w4a16_mxfp4", "w4a8_mxfp4_mxfp8"
+"""Kernels of experts in mxfp4, by what meets the weights: activations in 16 bits, or quantised to 8."""
 
 _ROWS: FloatArray = 2.0 ** np.arange(0.0, 21.01, 0.125)
 
@@ -59,10 +60,10 @@ def moe_kernel_for(hardware: HardwareProfile, experts: ExpertLayers) -> MoeKerne
     """Return the kernel that runs the experts on the machine, if one was measured."""
     if hardware.kernels is None:
         return None
-    names: Iterable[str] = experts.kernels
-    if experts.kernels == _MXFP4_KERNELS and {"mxfp4", "nvfp4"} & set(hardware.peak_flop_s):
+    names = experts.kernels
+    if {_WIDENED, _QUANTISED} <= set(names) and {"mxfp4", "nvfp4"} & set(hardware.peak_flop_s):
         # Where the machine multiplies 4-bit floats, engines quantise the activations too; elsewhere they widen the weights.
-        names = reversed(_MXFP4_KERNELS)
+        names = (_QUANTISED, *names)
     return next((hardware.kernels.moe[name] for name in names if name in hardware.kernels.moe), None)
 
 

@@ -34,12 +34,22 @@ class Hierarchy:
     covariance: FloatArray
 
     def value(self, levels: Mapping[str, str]) -> tuple[FloatArray, FloatArray]:
-        """Coefficients of a group and their standard errors, in the spec's order; unknown members deviate by nothing."""
+        """Coefficients of a group and their standard errors, in the spec's order.
+
+        Members that no group had deviate by nothing, give or take the width of their prior.
+        """
         design = design_of(self.spec, self.columns, levels)
         logs = np.log([c.start for c in self.spec]) + design @ self.unknowns
         values = np.clip(np.exp(logs), [c.low for c in self.spec], [c.high for c in self.spec])
-        variance = np.einsum("ij,jk,ik->i", design, self.covariance, design)
+        variance = np.einsum("ij,jk,ik->i", design, self.covariance, design) + self._unknown_variance(levels)
         return values, values * np.sqrt(np.maximum(variance, 0.0))
+
+    def _unknown_variance(self, levels: Mapping[str, str]) -> FloatArray:
+        known = {(column.level, column.member) for column in self.columns}
+        return np.asarray([
+            sum(std**2 for level, std in c.level_std.items() if level in levels and (level, levels[level]) not in known)
+            for c in self.spec
+        ], dtype=float)
 
 
 def columns_of(spec: Sequence[Coefficient], groups: Sequence[Mapping[str, str]]) -> tuple[Column, ...]:

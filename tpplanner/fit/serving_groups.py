@@ -51,6 +51,11 @@ class Group:
     ttft_s: FloatArray
     fits: BoolArray
 
+    @property
+    def has_tpot(self) -> BoolArray:
+        """Runs with more than one output token."""
+        return np.broadcast_to(np.greater(self.grid.osl_tok, 1.0), self.fits.shape)
+
 
 def levels_of(served: Served) -> dict[str, str]:
     """Names of the levels (:data:`tpplanner.fit.serving_spec.LEVELS`) that a run belongs to."""
@@ -81,8 +86,8 @@ def _grid(served: Sequence[Served]) -> ReplicaGrid:
         model=first.model, hardware=first.hardware, engine=engine, sampling=engine.default_sampling,
         tp=column("tp"), ep=column("ep"), isl_tok=column("isl_tok") * load.length_frac,
         osl_tok=np.maximum(column("osl_tok") * load.length_frac, 1.0), load=load,
-        max_num_seqs=np.maximum(column("max_num_seqs", engine.max_num_seqs), column("concurrency"))
-        if all(run.max_num_seqs is None for run in runs) else column("max_num_seqs", engine.max_num_seqs),
+        # Recipes of benchmarks raise the limit to the clients that they start.
+        max_num_seqs=np.asarray([run.max_num_seqs or max(engine.max_num_seqs, run.concurrency) for run in runs], dtype=float),
         max_num_batched_tokens=column("max_num_batched_tokens", engine.max_num_batched_tokens),
         gpu_memory_utilization=column("gpu_memory_utilization", engine.gpu_memory_utilization),
     )
@@ -131,15 +136,19 @@ def prepare(group: Group, terms: ServingTerms) -> Prepared:
     plan = plan_batches(group.grid, num_seqs=state.num_running_seqs)
     model, hardware = grid.model, grid.hardware
     queued = np.broadcast_to(np.greater(state.num_queued_seqs, 0.0), group.concurrency.shape)
+    decode, mixed = (
+        operator_times(model, hardware, tp=grid.tp, ep=grid.ep, batch=batch,
+                       seq_parallel_sampling=grid.engine.switches.seq_parallel_sampling)
+        for batch in (plan.decode, plan.mixed)
+    )
     return Prepared(
-        group=group, plan=plan, decode=operator_times(model, hardware, tp=grid.tp, ep=grid.ep, batch=plan.decode),
-        mixed=operator_times(model, hardware, tp=grid.tp, ep=grid.ep, batch=plan.mixed), queued=queued,
+        group=group, plan=plan, decode=decode, mixed=mixed, queued=queued,
         in_batch=np.minimum(group.concurrency, running_limit(grid, group.room)),
     )
 
 
 def latencies(prepared: Prepared, terms: ServingTerms) -> tuple[FloatArray, FloatArray]:
-    """TPOT and TTFT of the group's runs under ``terms``, their batches held fixed [s]."""
+    """TPOT and TTFT of the group's runs under ``terms``, their batches held fixed [s]; no TPOT of one output token."""
     group, plan = prepared.group, prepared.plan
     grid = replace(group.grid, engine=bind_terms(group.grid.engine, terms))
 

@@ -111,7 +111,9 @@ def fit_residuals(groups: Sequence[Group], model: ServingModel, use: BoolArray) 
         tpot, ttft = latencies(ready, terms)
         at = coordinates_of(group.grid, ready.in_batch)
         cell = (group.levels["cell"], kind_of(group))
-        of_tpot.setdefault(cell, []).append((_rows(at, used), np.log(group.tpot_s / tpot)[used]))
+        gaps = used & group.has_tpot
+        if gaps.any():
+            of_tpot.setdefault(cell, []).append((_rows(at, gaps), np.log(group.tpot_s / tpot)[gaps]))
         calm = used & ~ready.queued
         if calm.any():
             of_ttft.setdefault(cell, []).append((_rows(at, calm), np.log(group.ttft_s / ttft)[calm]))
@@ -125,7 +127,7 @@ def predict_group(
     group: Group, terms: ServingTerms, residuals: tuple[ResidualModel, ResidualModel], *, ids: Sequence[str],
     osl_tok: FloatArray, fold: str | None = None,
 ) -> tuple[RunPrediction, ...]:
-    """Predict every run of a group by the planner's own closed loop, with 80 % intervals."""
+    """Predict every run of a group by the planner's own closed loop, with 80 % intervals; of one output token the TTFT."""
     engine = replace(bind_terms(group.grid.engine, terms), tpot_residual=residuals[0], ttft_residual=residuals[1])
     grid = replace(group.grid, engine=engine)
     state = closed_loop(grid, group.room, group.concurrency)
@@ -134,9 +136,14 @@ def predict_group(
     assert std is not None, "both residual models were just given"
     shape = group.concurrency.shape
     tpot, ttft = (np.broadcast_to(np.asarray(v, dtype=float), shape) for v in (latency.tpot_s, latency.ttft_s))
-    return tuple(
-        with_interval(run_id=name, tpot_s=float(tpot[i]), ttft_s=float(ttft[i]), tpot_std=float(std[0][i]),
-                      ttft_std=float(std[1][i]), concurrency=float(group.concurrency[i]), osl_tok=float(osl_tok[i]), fold=fold)
-        if group.fits[i] else RunPrediction(run_id=name, status=OUT_OF_MEMORY, fold=fold)
-        for i, name in enumerate(ids)
-    )
+
+    def prediction(name: str, i: int) -> RunPrediction:
+        if not group.fits[i]:
+            return RunPrediction(run_id=name, status=OUT_OF_MEMORY, fold=fold)
+        if not group.has_tpot[i]:
+            return RunPrediction(run_id=name, ttft_s=float(ttft[i]), fold=fold)
+        return with_interval(
+            run_id=name, tpot_s=float(tpot[i]), ttft_s=float(ttft[i]), tpot_std=float(std[0][i]), ttft_std=float(std[1][i]),
+            concurrency=float(group.concurrency[i]), osl_tok=float(osl_tok[i]), fold=fold)
+
+    return tuple(prediction(name, i) for i, name in enumerate(ids))

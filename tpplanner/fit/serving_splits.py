@@ -93,26 +93,25 @@ def predict_all(
     return found
 
 
-def _run_fold(job: tuple[Sequence[Served], ServingModel, _Fold]) -> dict[int, RunPrediction]:
-    served, start, fold = job
+def _run_fold(job: tuple[Sequence[Served], _Fold]) -> dict[int, RunPrediction]:
+    served, fold = job
     of_kind = np.asarray([s.model.is_moe == (fold.kind == "moe") for s in served])
     groups = [g for g in groups_of(served) if kind_of(g) == fold.kind]
     use = trusted(served) & of_kind & ~fold.held_out
     if not use.any():
         return {}
-    model = fit_serving(groups, use, start=start)
+    model = fit_serving(groups, use)
     return predict_all(served, groups, model, fit_residuals(groups, model, use), fold.held_out, fold=fold.name)
 
 
 def out_of_sample(served: Sequence[Served], split: str, *, num_workers: int | None = None) -> tuple[RunPrediction, ...]:
     """Predict every run by a fit that has not seen its part of ``split`` (:data:`SPLITS`).
 
-    Runs in no part (the light loads of ``load``) are left out of the answer. Folds run on all cores; each starts its search
-    from a fit to few steps of the whole, which only shortens the search.
+    Runs in no part (the light loads of ``load``), or whose part is all that there is, are left out of the answer. Folds run
+    on all cores; each starts its search from the values of :mod:`tpplanner.fit.serving_spec`.
     """
     part_of(served[0], split)
-    start = ServingModel(fits={}, num_runs=0)
-    jobs = [(served, start, fold) for fold in _folds(served, split)]
+    jobs = [(served, fold) for fold in _folds(served, split)]
     workers = min(num_workers or os.cpu_count() or 1, len(jobs))
     if workers == 1:
         results = [_run_fold(job) for job in jobs]

@@ -59,7 +59,7 @@ def _residuals(prepared: Prepared, used: BoolArray, kind: str, values: FloatArra
         of_tpot = np.log(tpot / group.tpot_s) / TPOT_SCALE[kind]
         of_ttft = np.log(ttft / group.ttft_s) / TTFT_SCALE[kind]
     # Where the model sees requests queue, a few percent of memory decide the wait: such TTFTs teach nothing else.
-    return np.concatenate([of_tpot[used], of_ttft[used & ~prepared.queued]])
+    return np.concatenate([of_tpot[used & group.has_tpot], of_ttft[used & ~prepared.queued]])
 
 
 def fit_kind(kind: str, groups: Sequence[Group], use: BoolArray, *, start: Hierarchy | None = None) -> Hierarchy:
