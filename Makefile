@@ -44,6 +44,7 @@ validate: $(VENV)/.demo
 # $$TPPLANNER_SILICON.
 validate-sample: $(VENV)/.demo
 	$(BIN)/tpplanner validate --thresholds $(VALIDATION)/sample.toml
+	$(BIN)/tpplanner validate --split degree --thresholds $(VALIDATION)/sample.toml
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel

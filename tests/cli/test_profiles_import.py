@@ -91,7 +91,7 @@ def test_nothing_is_overwritten_unasked_and_the_serving_fit_is_kept(run, tables,
     document = json.loads(path.read_text())
     names = profile_terms()
     residual = {"noise_std_frac": 0.1, "terms": []}
-    document["serving"] = {"source": "runs", "num_runs": 0, "tpot": residual, "ttft": residual, "terms": {
+    document["serving"] = {"source": "runs", "num_runs": 0, "tpot": {"dense": residual}, "ttft": {"dense": residual}, "terms": {
         "dense": {name: {"value": 1, "std_error": 0.1, "num_samples": 5} for name in names}}}
     path.write_text(json.dumps(document))
     code, out, err = run(*command, "--overwrite")

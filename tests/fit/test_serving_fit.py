@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import ALL_SWITCHES
+from builders import ALL_SWITCHES, kernel
 from served import (
     BENCHMARK,
     ENGINES,
@@ -20,6 +20,7 @@ from served import (
 
 from tpplanner.cost.outside import coordinates_of
 from tpplanner.cost.residual import mean_log
+from tpplanner.domain.kernels import Kernels, MoeKernel
 from tpplanner.domain.run_prediction import OUT_OF_MEMORY
 from tpplanner.domain.serving_fit import SERVING_TERMS, LoadGenerator
 from tpplanner.errors import WorkloadError
@@ -155,7 +156,9 @@ def test_runs_of_mixtures_of_experts_have_a_fit_of_their_own(exact):
 @pytest.mark.parametrize("spec", [SMALL, MOE])
 def test_latencies_are_those_of_the_closed_loop(switches, spec):
     engine = replace(ENGINES["plain"], switches=switches)
-    runs = [replace(one, engine=engine) for one in blank_runs(machines=("fast",), engines=("plain",), models=(spec,))]
+    measured = replace(MACHINES["fast"], kernels=Kernels(moe={"bf16": kernel(MoeKernel)}))
+    runs = [replace(one, engine=engine, hardware=measured)
+            for one in blank_runs(machines=("fast",), engines=("plain",), models=(spec,))]
     if spec is MOE:
         runs = [replace(one, run=replace(one.run, ep=one.run.tp if one.run.isl_tok == 512 else 1)) for one in runs]
     kind = "moe" if spec is MOE else "dense"
@@ -181,14 +184,27 @@ def test_latencies_of_queued_runs_leave_out_the_wait_for_a_place():
     np.testing.assert_allclose(ttft[~ready.queued], loop_ttft[~ready.queued], rtol=1e-9)
 
 
+def test_the_wait_for_a_place_teaches_nothing():
+    runs = with_latencies([replace(one, run=replace(one.run, max_num_seqs=16)) for one in blank_runs(
+        machines=("fast",), engines=("plain",), models=(SMALL,))])
+    crowded = [replace(one, run=replace(one.run, ttft_s=3.0 * one.run.ttft_s)) if one.run.concurrency == 64 else one
+               for one in runs]
+    (_, model, residuals), (_, same, also) = refit(runs), refit(crowded)
+    assert model.fits["dense"].unknowns.tolist() == same.fits["dense"].unknowns.tolist()
+    assert residuals.ttft["fast/plain", "dense"].weights == also.ttft["fast/plain", "dense"].weights
+    assert residuals.ttft["fast/plain", "dense"].num_runs == 8
+    assert residuals.tpot["fast/plain", "dense"].num_runs == 16
+
+
 def test_groups_share_all_but_degree_load_and_lengths():
     runs = blank_runs()
     other = [replace(one, run=replace(one.run, family="else")) for one in runs[:8]]
-    steady = [replace(one, run=replace(one.run, load=LoadGenerator())) for one in runs[:8]]
+    steady = [replace(one, run=replace(one.run, load=LoadGenerator(length_frac=0.9))) for one in runs[:8]]
+    whole = [replace(one, run=replace(one.run, load=LoadGenerator(prompts_per_client=10.0))) for one in runs[:8]]
     waits = [replace(one, run=replace(one.run, load=replace(BENCHMARK, batch_wait_steps=20.0))) for one in runs[:8]]
-    groups = groups_of([*runs, *other, *steady, *waits])
-    assert len(groups) == 8 + 2
-    assert sorted(i for g in groups for i in g.where) == list(range(128 + 24))
+    groups = groups_of([*runs, *other, *steady, *whole, *waits])
+    assert len(groups) == 8 + 3
+    assert sorted(i for g in groups for i in g.where) == list(range(128 + 32))
     # Lengths as drawn, and the wait that each run has.
     first = groups[0]
     assert first.grid.isl_tok[:2].tolist() == [1024 * 0.9, 512 * 0.9]
@@ -245,6 +261,19 @@ def test_a_model_that_is_slower_than_its_kernels_is_corrected_and_others_are_not
     assert large < 0.97
     errors = log_errors(predictions(slow, (groups, _, residuals)), slow)
     assert np.sqrt((errors**2).mean()) < 0.03
+
+
+def test_a_first_token_is_not_corrected_twice():
+    """Steps of 1.5 times their length lengthen the first token too: what is left for its own correction is the rest."""
+    runs = blank_runs(machines=("fast",), engines=("plain",), models=(SMALL,), loads=(4, 16, 64))
+    groups, use = split_of(with_latencies(runs))
+    model = fit_serving(groups, use)
+    slow = [replace(one, run=replace(one.run, tpot_s=1.5 * one.run.tpot_s, ttft_s=1.5 * one.run.ttft_s))
+            for one in with_latencies(runs)]
+    groups, use = split_of(slow)  # the same coefficients: all of it is left to the residuals
+    errors = log_errors(predictions(slow, (groups, model, fit_residuals(groups, model, use))), slow)
+    assert abs(errors).max() < 0.06
+    assert abs(errors.mean(axis=0)).max() < 0.03
 
 
 def test_a_cell_without_runs_has_the_prior(exact, exact_fit):

@@ -60,8 +60,8 @@ def serving():
     terms = ServingTerms(**{name: quantity((50 + i) / 100, name, "runs") for i, name in enumerate(SERVING_TERMS)})
     prior = replace(terms, **{SERVING_TERMS[0]: quantity(1.0, SERVING_TERMS[0], "other machines", std_error=None,
                                                         num_samples=None, provenance=Provenance.EXTRAPOLATED)})
-    return ServingFit(machine="m", engine="eng", terms={"dense": terms, "moe": prior}, tpot={"dense": residual(5)}, ttft={"dense": residual(0)},
-                      num_runs=5, source="runs")
+    return ServingFit(machine="m", engine="eng", terms={"dense": terms, "moe": prior}, num_runs=5, source="runs",
+                      tpot={"dense": residual(5), "moe": residual(1)}, ttft={"dense": residual(0)})
 
 
 def profile(**given):
@@ -107,8 +107,8 @@ def test_the_layout_has_a_line_per_kernel_and_surfaces_in_thousandths():
     assert json.loads(lines[0] + "]}}") == first
     assert first["surface"]["log_ratio"] == [0, -378, 1808, 1, -1, 250]
     assert first["latency_s"] == {"value": 3.2168e-6, "std_error": 0.011}
-    assert document["serving"]["tpot"]["model"] == [0, 1, 0, 1, 0]
-    assert document["serving"]["tpot"]["terms"][0] == {"std_frac": 0.05, "within": "cell", "num_seqs_len": 2}
+    assert document["serving"]["tpot"]["dense"]["model"] == [0, 1, 0, 1, 0]
+    assert document["serving"]["tpot"]["dense"]["terms"][0] == {"std_frac": 0.05, "within": "cell", "num_seqs_len": 2}
 
 
 @given(st.floats(1e-9, 1e6), st.lists(st.floats(-3, 3), min_size=6, max_size=6))
@@ -242,9 +242,12 @@ def changed(**at):
     ({"serving__terms__dense__layer_s": None}, "serving: terms.dense must have the terms"),
     ({"serving__terms__dense__magic": {"value": 1}}, "serving: terms.dense must have the terms"),
     ({"serving__terms": {}}, "serving: m/eng: terms must be given for classes"),
-    ({"serving__tpot__model__0": 7}, "serving: tpot.model must count in the 2 model_keys, got 7"),
-    ({"serving__tpot__tp": [1]}, "serving: residual must have one entry per run in every column"),
-    ({"serving__tpot__terms__0__within": "galaxy"}, "serving: within must be one of"),
+    ({"serving__tpot__dense__model__0": 7}, "serving: tpot.dense.model must count in the 2 model_keys, got 7"),
+    ({"serving__tpot__dense__tp": [1]}, "serving: residual must have one entry per run in every column"),
+    ({"serving__tpot__dense__terms__0__within": "galaxy"}, "serving: within must be one of"),
+    ({"serving__tpot__sparse": {"noise_std_frac": 0.1, "terms": []}}, "serving: m/eng: tpot and ttft must be of dense and moe"),
+    ({"serving__tpot__dense__noise_std_frac": 0}, "serving: residual.noise_std_frac must be > 0 where there are runs"),
+    ({"serving__tpot__dense__weights__0": "1"}, "serving.tpot[...].weights[0]: Expected `float`, got `str`"),
     ({"serving__num_runs": -1}, "serving.num_runs: Expected `int` >= 0"),
 ])
 def test_one_line_says_what_is_wrong(at, message):

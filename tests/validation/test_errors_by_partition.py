@@ -39,8 +39,8 @@ def test_partitions_and_their_order() -> None:
         scored(run("c", concurrency=9, ttft_s=100.0)),
     ]
     assert [row.partition for row in accuracy(points)] == [
-        "all", "all, not saturated", "dense", "dense, not in doubt", "dense, not saturated", "h100_sxm/vllm/dense", "dense tp1", "dense tp2",
-        "dense tp16", "dense conc<=8", "dense conc 9-32", "dense conc>32", "source own/dense", "model Model-7B bf16",
+        "all", "all, not saturated", "dense", "dense, not in doubt", "dense, not saturated", "h100_sxm/vllm/dense", "dense tp1",
+        "dense tp2", "dense tp16", "dense conc<=8", "dense conc 9-32", "dense conc>32", "source own/dense", "model Model-7B bf16",
         "model Model-7B fp8", "fold tp 16", "fold tp 2",
     ]
     saturated = next(row for row in accuracy(points) if row.partition == "all, not saturated")

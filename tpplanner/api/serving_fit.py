@@ -16,7 +16,7 @@ from tpplanner.domain.serving_fit import ResidualModel, ServingFit, ServingTerms
 from tpplanner.domain.serving_run import ServingRun
 from tpplanner.errors import TpplannerError, WorkloadError, reject
 from tpplanner.fit.serving_groups import Group, Served, groups_of, latencies, levels_of, prepare
-from tpplanner.fit.serving_residuals import TPOT_PRIOR, TTFT_PRIOR, Residuals, conditioned, fit_residuals, prior
+from tpplanner.fit.serving_residuals import TPOT_PRIOR, TTFT_PRIOR, Residuals, conditioned, fit_residuals, prior, step_factor
 from tpplanner.fit.serving_splits import trusted
 from tpplanner.fit.serving_terms import ServingModel, fit_serving, kind_of
 from tpplanner.io.fitted_files import encode_fitted, fitted_files, fitted_name
@@ -153,14 +153,16 @@ def _anchored(fit: ServingFit, group: Group) -> ServingFit:
     kind = kind_of(group)
     terms = fit.terms_for(group.grid.model, family=group.levels["family"])
     ready = prepare(group, terms)
-    tpot, ttft = latencies(ready, terms)
     at = coordinates_of(group.grid, ready.in_batch)
-    known_tpot, known_ttft = fit.tpot.get(kind, prior(TPOT_PRIOR, kind)), fit.ttft.get(kind, prior(TTFT_PRIOR, kind))
-    return replace(
-        fit, num_runs=fit.num_runs + int(np.sum(group.fits)),
-        tpot={**fit.tpot, kind: _joined(known_tpot, at, np.log(group.tpot_s / tpot), group.fits & group.has_tpot)},
-        ttft={**fit.ttft, kind: _joined(known_ttft, at, np.log(group.ttft_s / ttft), group.fits & ~ready.queued)},
-    )
+    tpot, _ = latencies(ready, terms)
+    known = fit.tpot.get(kind, prior(TPOT_PRIOR, kind))
+    steps = _joined(known, at, np.log(group.tpot_s / tpot), group.fits & group.has_tpot)
+    # A first token waits for steps, as the anchors correct them.
+    _, ttft = latencies(ready, terms, step_factor=step_factor(steps, at))
+    known = fit.ttft.get(kind, prior(TTFT_PRIOR, kind))
+    first = _joined(known, at, np.log(group.ttft_s / ttft), group.fits & ~ready.queued)
+    return replace(fit, num_runs=fit.num_runs + int(np.sum(group.fits)), tpot={**fit.tpot, kind: steps},
+                   ttft={**fit.ttft, kind: first})
 
 
 def _joined(model: ResidualModel, at: Coordinates, log_residuals: np.ndarray, used: np.ndarray) -> ResidualModel:

@@ -16,6 +16,7 @@ from tpplanner.cost.steady_state import closed_loop, running_limit, state_of
 from tpplanner.cost.step_time import step_of
 from tpplanner.domain.engine import EngineProfile
 from tpplanner.domain.hardware import HardwareProfile
+from tpplanner.domain.matrix import FloatOrArray
 from tpplanner.domain.model import ModelSpec
 from tpplanner.domain.serving_fit import LoadGenerator, ServingTerms, model_class
 from tpplanner.domain.serving_run import ServingRun
@@ -147,8 +148,13 @@ def prepare(group: Group, terms: ServingTerms) -> Prepared:
     )
 
 
-def latencies(prepared: Prepared, terms: ServingTerms) -> tuple[FloatArray, FloatArray]:
-    """TPOT and TTFT of the group's runs under ``terms``, their batches held fixed [s]; no TPOT of one output token."""
+def latencies(
+    prepared: Prepared, terms: ServingTerms, *, step_factor: FloatOrArray = 1.0
+) -> tuple[FloatArray, FloatArray]:
+    """TPOT and TTFT of the group's runs under ``terms``, their batches held fixed [s]; no TPOT of one output token.
+
+    ``step_factor`` is what runs of the model correct of every step.
+    """
     group, plan = prepared.group, prepared.plan
     grid = replace(group.grid, engine=bind_terms(group.grid.engine, terms))
 
@@ -156,6 +162,6 @@ def latencies(prepared: Prepared, terms: ServingTerms) -> tuple[FloatArray, Floa
         return step_of(alone, grid.model, grid.engine, tp=grid.tp, batch=batch, sampling=grid.sampling)
 
     state = state_of(grid, plan, step(prepared.decode, plan.decode), step(prepared.mixed, plan.mixed),
-                     Corrections(step=1.0, ttft=1.0))
+                     Corrections(step=step_factor, ttft=1.0))
     latency = latency_of(grid, state)
     return np.asarray(latency.tpot_s, dtype=float), np.asarray(latency.ttft_s, dtype=float)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tpplanner.cost.latency import latency_of
 from tpplanner.cost.outside import coordinates_of, latency_std
-from tpplanner.cost.residual import Coordinates, residual_weights
+from tpplanner.cost.residual import Coordinates, mean_log, residual_weights
 from tpplanner.cost.serving import bind_terms
 from tpplanner.cost.steady_state import closed_loop, running_limit
 from tpplanner.domain.run_prediction import OUT_OF_MEMORY, RunPrediction, with_interval
@@ -99,28 +99,41 @@ def _rows(at: Coordinates, mask: BoolArray) -> Coordinates:
     return Coordinates(model_keys=at.model_keys[mask], log2=at.log2[mask])
 
 
+def step_factor(model: ResidualModel, at: Coordinates) -> FloatArray:
+    """Measured over modelled step time at each row of ``at``."""
+    return np.exp(mean_log(model, at))
+
+
 def fit_residuals(groups: Sequence[Group], model: ServingModel, use: BoolArray) -> Residuals:
-    """Condition the Gaussian processes on the runs that ``use`` (a mask over all runs) names."""
+    """Condition the Gaussian processes on the runs that ``use`` (a mask over all runs) names.
+
+    Those of TTFT start from the steps that those of TPOT have corrected, as predictions do: a first token waits for steps.
+    """
     of_tpot: dict[tuple[str, str], Parts] = {}
     of_ttft: dict[tuple[str, str], Parts] = {}
-    for group in groups:
-        used = use[group.where] & group.fits
-        if not used.any():
-            continue
-        ready = prepare(group, terms := model.terms(kind_of(group), group.levels))
-        tpot, ttft = latencies(ready, terms)
-        at = coordinates_of(group.grid, ready.in_batch)
-        cell = (group.levels["cell"], kind_of(group))
+    ready = [(g, prepare(g, model.terms(kind_of(g), g.levels)), use[g.where] & g.fits) for g in groups
+             if (use[g.where] & g.fits).any()]
+    for group, prepared, used in ready:
         gaps = used & group.has_tpot
         if gaps.any():
-            of_tpot.setdefault(cell, []).append((_rows(at, gaps), np.log(group.tpot_s / tpot)[gaps]))
-        calm = used & ~ready.queued
+            tpot, _ = latencies(prepared, model.terms(kind_of(group), group.levels))
+            at = coordinates_of(group.grid, prepared.in_batch)
+            of_tpot.setdefault(cell_of(group), []).append((_rows(at, gaps), np.log(group.tpot_s / tpot)[gaps]))
+    steps = {cell: _joined(prior(TPOT_PRIOR, cell[1]), parts) for cell, parts in of_tpot.items()}
+    for group, prepared, used in ready:
+        calm = used & ~prepared.queued
         if calm.any():
+            cell, at = cell_of(group), coordinates_of(group.grid, prepared.in_batch)
+            corrected = step_factor(steps.get(cell, prior(TPOT_PRIOR, cell[1])), at)
+            _, ttft = latencies(prepared, model.terms(kind_of(group), group.levels), step_factor=corrected)
             of_ttft.setdefault(cell, []).append((_rows(at, calm), np.log(group.ttft_s / ttft)[calm]))
     return Residuals(
-        tpot={cell: _joined(prior(TPOT_PRIOR, cell[1]), parts) for cell, parts in of_tpot.items()},
-        ttft={cell: _joined(prior(TTFT_PRIOR, cell[1]), parts) for cell, parts in of_ttft.items()},
-    )
+        tpot=steps, ttft={cell: _joined(prior(TTFT_PRIOR, cell[1]), parts) for cell, parts in of_ttft.items()})
+
+
+def cell_of(group: Group) -> tuple[str, str]:
+    """Machine and engine of a group, and its kind of model."""
+    return group.levels["cell"], kind_of(group)
 
 
 def predict_group(
