@@ -38,7 +38,7 @@ def use_profiles(monkeypatch):
     """Look for profiles in a folder first, as a new process with TPPLANNER_PROFILES does."""
 
     def forget():
-        for cached in (loaded.hardware_of, loaded.engine_of, loaded.fitted_of, loaded.with_kernels):
+        for cached in (loaded.hardware_of, loaded.engine_of):
             cached.cache_clear()
 
     def use(folder):

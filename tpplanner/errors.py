@@ -25,9 +25,6 @@ class OutputError(TpplannerError):
     """A result cannot be written where it was asked to go."""
 
 
-class InfeasibleError(TpplannerError):
-    """A result was demanded from a plan that does not exist."""
-
 
 def reject(
     error: type[TpplannerError], field: str, rule: str, value: object, place: str | None = None

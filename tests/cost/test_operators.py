@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tpplanner.cost.attention import decode_attention_s, prefill_attention_s
 from tpplanner.cost.communication import communication_s
 from tpplanner.cost.elementwise import elementwise_s
-from tpplanner.cost.linear import experts_s, gemms_s
+from tpplanner.cost.linear import experts_s, gemms_s, weights_read_s
 from tpplanner.cost.operators import OperatorTimes, operator_times
 from tpplanner.cost.step_time import step_of, step_time
 from tpplanner.cost.work import work_of
@@ -37,6 +37,7 @@ def test_each_operator_sees_its_own_rows(hardware):
     # 7 + 300 rows; 7 + 1.5 are sampled.
     expected = {
         "gemm_s": gemms_s(model, hardware, tp=2, num_tok=307, num_sampled=8.5),
+        "gemm_floor_s": weights_read_s(work, hardware, tp=2),
         "expert_s": experts_s(model, hardware, tp=2, ep=2, num_tok=307),
         "decode_attention_s": decode_attention_s(work, hardware, tp=2, num_seqs=7, context_tok=900, kv_element_bytes=2),
         "prefill_attention_s": prefill_attention_s(work, hardware, tp=2, num_tok=300, context_tok=150, kv_element_bytes=2),

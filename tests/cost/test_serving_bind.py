@@ -86,7 +86,7 @@ def test_factors_of_1_and_the_same_constants_change_nothing():
 
 
 @pytest.mark.parametrize(("factor", "term"), [
-    ("gemm_factor", "linear_s"), ("expert_factor", "linear_s"), ("decode_attention_factor", "attention_s"),
+    ("expert_factor", "linear_s"), ("decode_attention_factor", "attention_s"),
     ("prefill_attention_factor", "attention_s"), ("collective_factor", "comm_s"),
 ])
 def test_each_factor_scales_its_operators_and_no_other(factor, term):
@@ -98,6 +98,15 @@ def test_each_factor_scales_its_operators_and_no_other(factor, term):
     for name in StepTime.__slots__:
         if name != term:
             assert float(getattr(at[3.0], name)) == float(getattr(at[1.0], name)), name
+
+
+def test_the_gemm_factor_scales_down_to_the_reading_of_the_weights():
+    model = tiny_model()
+    at = {value: float(step(bind_terms(round_engine(), serving_terms(gemm_factor=value)), model=model).linear_s)
+          for value in (0.0, 1.0, 3.0)}
+    assert at[3.0] == pytest.approx(3 * at[1.0], rel=EXACT)
+    # No fusion reads the weights faster than the peak bandwidth: 0 is cut there.
+    assert 0 < at[0.0] < at[1.0]
 
 
 def test_prefill_interference_scales_what_prompts_add_to_the_mean_step():

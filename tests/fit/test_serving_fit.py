@@ -110,8 +110,8 @@ def test_the_engines_differ_and_the_fit_says_so(exact_fit):
     plain = model.terms("dense", levels)
     overlap = model.terms("dense", {**levels, "engine": "overlap", "cell": "slow/overlap", "build": "overlap/bench",
                                     "cell_family": "slow/overlap/bench"})
-    # 0.9 and 0.7 of the kernel; 2 and 0.8 ms a step. An engine that nobody measured lies between them.
-    assert plain.gemm_factor.value / overlap.gemm_factor.value == pytest.approx(0.9 / 0.7, rel=0.04)
+    # 0.9 and 0.82 of the kernel; 2 and 0.8 ms a step. An engine that nobody measured lies between them.
+    assert plain.gemm_factor.value / overlap.gemm_factor.value == pytest.approx(0.9 / 0.82, rel=0.04)
     unknown = model.terms("dense", {**levels, "engine": "z", "cell": "slow/z", "build": "z/bench", "cell_family": "slow/z/bench"})
     assert overlap.gemm_factor.value < unknown.gemm_factor.value < plain.gemm_factor.value
     assert overlap.step_s.value < unknown.step_s.value < plain.step_s.value
@@ -145,7 +145,7 @@ def test_runs_of_mixtures_of_experts_have_a_fit_of_their_own(exact):
     levels = levels_of(exact[0])
     assert both.terms("dense", levels).gemm_factor.value == alone.terms("dense", levels).gemm_factor.value
     of_moe = both.terms("moe", levels_of(experts[0]))
-    assert of_moe.expert_factor.value == pytest.approx(0.8, rel=0.05)
+    assert of_moe.expert_factor.value == pytest.approx(0.8, rel=0.06)
     assert both.terms("dense", levels).expert_factor.value == 1.0
 
 

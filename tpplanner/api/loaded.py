@@ -1,13 +1,14 @@
 """Models, machines and engines by name, each read once, and what was measured of an engine on a machine put into both."""
 
 from functools import lru_cache
+from pathlib import Path
 
 from tpplanner.cost.serving import bind
 from tpplanner.domain.engine import EngineProfile
 from tpplanner.domain.fitted_profile import FittedProfile, apply_kernels
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
-from tpplanner.io.fitted_files import load_fitted
+from tpplanner.io.fitted_files import fitted_path, read_fitted
 from tpplanner.io.model_config import load_model
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_hardware import load_hardware
@@ -32,9 +33,17 @@ def engine_of(name: str) -> EngineProfile:
 
 
 @lru_cache(maxsize=64)
+def _fitted(path: Path, changed_ns: int) -> FittedProfile:
+    return read_fitted(path)
+
+
 def fitted_of(machine: str, engine: str) -> FittedProfile | None:
-    """Return what was fitted for an engine on a machine; ``None`` where nothing was."""
-    return load_fitted(machine, engine)
+    """Return what was fitted for an engine on a machine; ``None`` where nothing was.
+
+    Kept per file and time of change, so that a folder named later, and an anchoring anew, are seen.
+    """
+    path = fitted_path(machine, engine)
+    return None if path is None else _fitted(path, path.stat().st_mtime_ns)
 
 
 def _fit_of(hardware: HardwareProfile, engine: EngineProfile) -> FittedProfile | None:
@@ -42,10 +51,14 @@ def _fit_of(hardware: HardwareProfile, engine: EngineProfile) -> FittedProfile |
 
 
 @lru_cache(maxsize=64)
+def _applied(hardware: HardwareProfile, fitted: FittedProfile) -> HardwareProfile:
+    return apply_kernels(hardware, fitted)
+
+
 def with_kernels(hardware: HardwareProfile, engine: EngineProfile) -> HardwareProfile:
     """Return the machine with the kernels that were measured of the engine on it, where there are any."""
     fitted = _fit_of(hardware, engine)
-    return hardware if fitted is None or hardware.kernels is not None else apply_kernels(hardware, fitted)
+    return hardware if fitted is None or hardware.kernels is not None else _applied(hardware, fitted)
 
 
 def with_runs(

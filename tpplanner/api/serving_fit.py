@@ -17,11 +17,13 @@ from tpplanner.domain.serving_run import ServingRun
 from tpplanner.errors import TpplannerError, WorkloadError, reject
 from tpplanner.fit.serving_groups import Group, Served, groups_of, latencies, levels_of, prepare
 from tpplanner.fit.serving_residuals import TPOT_PRIOR, TTFT_PRIOR, Residuals, conditioned, fit_residuals, prior, step_factor
+from tpplanner.fit.serving_spec import at_bounds
 from tpplanner.fit.serving_splits import trusted
 from tpplanner.fit.serving_terms import ServingModel, fit_serving, kind_of
 from tpplanner.io.fitted_files import encode_fitted, fitted_files, fitted_name
 from tpplanner.io.fitted_write import check_output, output_folder, write_profile
 from tpplanner.io.profile_hardware import known_hardware
+from tpplanner.planner.degrees import degree_obstacle
 
 USUAL_FAMILY = "InferenceX"
 """Whose terms a machine and engine get that no benchmark measured: its method is public and its builds are the newer."""
@@ -37,6 +39,9 @@ def served_runs(runs: Sequence[ServingRun]) -> tuple[list[Served], list[RunPredi
     for run in runs:
         try:
             engine = engine_of(run.engine)
+            if obstacle := degree_obstacle(model_of(run.checkpoint, run.dtype, run.kv_cache_dtype), run.tp):
+                failed.append(RunPrediction(run_id=run.run_id, status=f"error: tp {run.tp}: {obstacle}"))
+                continue
             served.append(Served(run=run, model=model_of(run.checkpoint, run.dtype, run.kv_cache_dtype),
                                  hardware=with_kernels(hardware_of(run.machine), engine), engine=engine))
         except TpplannerError as error:
@@ -179,6 +184,19 @@ def _joined(model: ResidualModel, at: Coordinates, log_residuals: np.ndarray, us
     both = Coordinates(model_keys=np.concatenate([known.model_keys[kept], new.model_keys]),
                        log2=np.concatenate([places[kept], new.log2]))
     return conditioned(model, both, np.concatenate([old[kept], log_residuals[used]]))
+
+
+def bound_warnings(profiles: dict[tuple[str, str], FittedProfile]) -> tuple[str, ...]:
+    """One line per machine, engine and class of models with coefficients at their bounds."""
+    found = []
+    for (machine, engine), fitted in profiles.items():
+        for name, terms in fitted.serving.terms.items() if fitted.serving else ():
+            if "@" in name:  # the class itself has the same terms, or those of the family with more runs
+                continue
+            kind = "dense" if name.startswith("dense") else "moe"
+            if names := at_bounds(terms, kind):
+                found.append(f"{machine} {engine} {name}: {', '.join(names)} at a bound: not identified")
+    return tuple(found)
 
 
 def save(

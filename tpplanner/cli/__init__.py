@@ -1,4 +1,4 @@
-"""Command line: parses, calls, prints."""
+"""The command line: parses, calls, prints. No arithmetic."""
 
 import os
 

@@ -39,7 +39,7 @@ def serving_command(*, runs: Path | None, out: Path | None, overwrite: bool) -> 
 
     To RUNS (CSV, columns as for validate), by default the measured runs of the package that tpplanner[silicon] installs.
     """
-    from tpplanner.api.serving_fit import fitted_pairs, save, with_serving
+    from tpplanner.api.serving_fit import bound_warnings, fitted_pairs, save, with_serving
     from tpplanner.io.serving_runs import read_serving_runs
     from tpplanner.io.silicon_runs import read_silicon_runs
 
@@ -48,7 +48,10 @@ def serving_command(*, runs: Path | None, out: Path | None, overwrite: bool) -> 
     else:
         measured, source = read_serving_runs(runs), str(runs)
     click.echo(f"fitting {len(measured):,} runs", err=True)
-    _report(save(with_serving(measured, fitted_pairs(), source=source), out=out, overwrite=overwrite))
+    profiles = with_serving(measured, fitted_pairs(), source=source)
+    for warning in bound_warnings(profiles):
+        click.echo(f"warning: {warning}", err=True)
+    _report(save(profiles, out=out, overwrite=overwrite))
 
 
 def _report(paths: tuple[Path, ...]) -> None:

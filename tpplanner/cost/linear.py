@@ -85,6 +85,15 @@ def gemms_s(
     return total
 
 
+def weights_read_s(work: ModelWork, hardware: HardwareProfile, *, tp: FloatOrArray) -> FloatOrArray:
+    """Time of reading one rank's weights outside the experts once at the peak bandwidth [s]."""
+    total: FloatOrArray = work.lm_head.num_params * work.lm_head.bytes_per_param * work.lm_head.shard_frac(tp)
+    for linear in work.linears:
+        if not linear.is_expert:
+            total = total + linear.num_params * linear.bytes_per_param * linear.shard_frac(tp)
+    return total / hardware.hbm_bytes_s.value
+
+
 def experts_s(
     model: ModelSpec, hardware: HardwareProfile, *, tp: FloatOrArray, num_tok: FloatOrArray, ep: FloatOrArray = 1.0
 ) -> FloatOrArray:

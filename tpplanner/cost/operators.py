@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tpplanner.cost.attention import decode_attention_s, prefill_attention_s
 from tpplanner.cost.communication import communication_s
 from tpplanner.cost.elementwise import elementwise_s
-from tpplanner.cost.linear import experts_s, gemms_s
+from tpplanner.cost.linear import experts_s, gemms_s, weights_read_s
 from tpplanner.cost.work import work_of
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.matrix import FloatOrArray
@@ -15,9 +15,13 @@ from tpplanner.domain.step import Batch
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OperatorTimes:
-    """Time of each kind of operator in one step on one rank [s]."""
+    """Time of each kind of operator in one step on one rank [s].
+
+    ``gemm_floor_s`` is what reading the weights outside the experts takes at the peak bandwidth: no fusion goes below it.
+    """
 
     gemm_s: FloatOrArray
+    gemm_floor_s: FloatOrArray
     expert_s: FloatOrArray
     decode_attention_s: FloatOrArray
     prefill_attention_s: FloatOrArray
@@ -43,6 +47,7 @@ def operator_times(
     num_tok, num_sampled = batch.num_tok, batch.num_sampled
     return OperatorTimes(
         gemm_s=gemms_s(model, hardware, tp=tp, num_tok=num_tok, num_sampled=num_sampled),
+        gemm_floor_s=weights_read_s(work, hardware, tp=tp),
         expert_s=experts_s(model, hardware, tp=tp, ep=ep, num_tok=num_tok),
         decode_attention_s=decode_attention_s(work, hardware, tp=tp, num_seqs=batch.num_decode_seqs,
                                               context_tok=batch.decode_context_tok, kv_element_bytes=kv_element_bytes),

@@ -85,12 +85,13 @@ def state_of(
     terms_s = (1.0 - plan.mixed_frac) * decode_step.total_s + plan.mixed_frac * mixed_step.total_s
     interference = 1.0 if grid.engine.terms is None else grid.engine.terms.prefill_interference.value
     busy_s = measured * (decode_step.total_s + interference * (terms_s - decode_step.total_s))
+    mixed_s = decode_step.total_s + interference * (mixed_step.total_s - decode_step.total_s)
     step_s = busy_s + stall_s
     rate = plan.working * plan.finish_per_step / step_s
     return SteadyState(
         num_running_seqs=plan.num_seqs + 0.0 * rate, num_decode_seqs=plan.working * plan.decode.num_decode_seqs,
         num_queued_seqs=plan.num_waiting + 0.0 * rate, rate_req_s=rate, step_s=step_s,
-        prefill_s=measured * plan.prefill_steps / (1.0 + plan.recomputed) * mixed_step.total_s,
+        prefill_s=measured * plan.prefill_steps / (1.0 + plan.recomputed) * mixed_s,
         admission_s=plan.num_waiting / rate, prefill_util_frac=plan.prefill_load, preemptions_per_req=plan.evicted,
         recompute_tok_per_req=plan.recomputed * grid.isl_tok, swap_bytes_per_req=swapped * grid.tp, swap_stall_s=stall_s,
         decode_batch=plan.decode, mixed_batch=plan.mixed, mixed_frac=plan.mixed_frac,

@@ -83,7 +83,7 @@ def step_of(
     num_sampled, num_seqs = batch.num_sampled, batch.num_seqs
     # scalable(t), T3 on the device, and communication(t): operators alone, times what the engine makes of them
     inside = _factors(engine)
-    linear = inside["gemm"] * alone.gemm_s + inside["expert"] * alone.expert_s
+    linear = np.maximum(inside["gemm"] * alone.gemm_s, alone.gemm_floor_s) + inside["expert"] * alone.expert_s
     attention = (inside["decode_attention"] * alone.decode_attention_s
                  + inside["prefill_attention"] * alone.prefill_attention_s)
     elementwise, comm = alone.elementwise_s, inside["collective"] * alone.comm_s

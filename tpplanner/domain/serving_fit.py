@@ -204,7 +204,8 @@ def model_key(model: ModelSpec, *, ep: int = 1) -> str:
     """Name under which runs of one model are known: its shape and formats, whatever its checkpoint is called."""
     p = model.precision
     formats = "-".join(dict.fromkeys((p.linear.name, p.expert.name))) if model.is_moe else p.linear.name
-    return f"{model.hidden_size}x{model.num_layers}v{model.vocab_size}/{formats}/kv-{p.kv.name}/ep{ep}"
+    size = f"{model.num_params / 1e9:.4g}B-{model.num_active_params / 1e9:.4g}B"
+    return f"{model.hidden_size}x{model.num_layers}v{model.vocab_size}-{size}/{formats}/kv-{p.kv.name}/ep{ep}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,12 @@ expert models was found in the same way on their runs.
 from dataclasses import dataclass
 from typing import Final
 
+from tpplanner.domain.serving_fit import ServingTerms
+
 LEVELS: Final = ("machine", "engine", "cell", "build", "family", "cell_family", "attention")
 """What groups of runs share: the engine's ``build`` is the engine as one family of benchmarks ran it."""
+
+_NEAR: Final = 1.0001
 
 TPOT_SCALE: Final = {"dense": 0.16, "moe": 0.12}
 TTFT_SCALE: Final = {"dense": 0.25, "moe": 0.4}
@@ -68,3 +72,11 @@ _MOE: Final = (
 )
 
 SPECS: Final[dict[str, tuple[Coefficient, ...]]] = {"dense": _DENSE, "moe": _MOE}
+
+
+def at_bounds(terms: ServingTerms, kind: str) -> tuple[str, ...]:
+    """Names of the coefficients that sit at a bound of their range: the runs do not identify them there."""
+    return tuple(
+        c.name for c in SPECS[kind]
+        if (value := getattr(terms, c.name).value) <= c.low * _NEAR or value * _NEAR >= c.high
+    )

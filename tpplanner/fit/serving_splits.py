@@ -31,6 +31,12 @@ def _short(model: str) -> str:
     return model.rpartition("/")[2].replace("-Instruct", "").replace("-FP8", "")
 
 
+def _formats(served: Served) -> str:
+    """The source's word for the formats of the weights, else those of the model that was loaded."""
+    precision = served.model.precision
+    return served.run.precision or "-".join(dict.fromkeys((precision.linear.name, precision.expert.name)))
+
+
 def part_of(served: Served, split: str) -> str | None:
     """Name of the part that a run belongs to, which is left out at a time; ``None`` is never left out."""
     run = served.run
@@ -38,7 +44,7 @@ def part_of(served: Served, split: str) -> str | None:
         case "degree":
             return f"TP {run.tp}"
         case "model":
-            return f"{_short(run.model)} {run.precision or 'bf16'}"
+            return f"{_short(run.model)} {_formats(served)}"
         case "machine":
             return f"{served.hardware.name} {served.engine.name}"
         case "load":

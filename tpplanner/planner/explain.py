@@ -33,6 +33,11 @@ def _device(question: Question, plan: DegreePlan, outcome: Outcome) -> Iterator[
               f"{rows * work.row_logits_bytes / MIB:.3g} MiB; {link.name} {link.bandwidth_bytes_s.value / GB:.0f} GB/s"
               f"{factor_text(engine, 'collective')}")
     used: tuple[Quantity | None, ...] = (link.bandwidth_bytes_s, link.alpha_s, link.busbw_frac)
+    if tp > (hw.link_domain_gpus or hw.gpus_per_node):
+        far = hw.inter_link
+        inputs += (f"; between domains {far.name} {far.bandwidth_bytes_s.value / GB:.0f} GB/s x {far.busbw_frac.value:g}, "
+                   f"alpha {far.alpha_s.value / US:.1f} us")
+        used = (*used, far.bandwidth_bytes_s, far.alpha_s, far.busbw_frac)
     moved = line("communication", communication.EQUATION, "t = 1: none" if tp == 1 else inputs, step.comm_s, used)
     # The logits go over the modelled link also where the all-reduce is a measured curve: the weaker evidence is named.
     yield replace(moved, source=f"all-reduce: {curves[0].source}; logits: {moved.source}") if curves and tp > 1 else moved

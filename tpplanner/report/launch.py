@@ -164,7 +164,7 @@ def bench_command(rec: Recommendation, plan: DegreePlan) -> str:
         "vllm", "bench", "serve", "--model", _served(question), "--dataset-name", "random",
         "--random-input-len", str(question.workload.isl_tok),
         "--random-output-len", str(question.workload.osl_tok),
-        *load, "--num-prompts", str(10 * in_flight), "--ignore-eos", "--port", str(FIRST_PORT),
+        *load, "--num-prompts", str(50 * in_flight), "--ignore-eos", "--port", str(FIRST_PORT),
     ])
 
 
