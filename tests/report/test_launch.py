@@ -244,10 +244,10 @@ COMMON = (
 @pytest.mark.parametrize(
     ("load", "said"),
     [
-        (Load(mode=LoadMode.BATCH_PER_GPU, value=32), "--max-concurrency 128 --num-prompts 1280"),
-        (Load(mode=LoadMode.SLO_CAPACITY), "--max-concurrency 128 --num-prompts 1280"),
-        (Load(mode=LoadMode.REQUEST_RATE, value=5), "--request-rate 2.5 --num-prompts 1280"),
-        (Load(mode=LoadMode.OFFLINE), "--request-rate inf --num-prompts 1280"),
+        (Load(mode=LoadMode.BATCH_PER_GPU, value=32), "--max-concurrency 128 --num-prompts 6400"),
+        (Load(mode=LoadMode.SLO_CAPACITY), "--max-concurrency 128 --num-prompts 6400"),
+        (Load(mode=LoadMode.REQUEST_RATE, value=5), "--request-rate 2.5 --num-prompts 6400"),
+        (Load(mode=LoadMode.OFFLINE), "--request-rate inf --num-prompts 6400"),
     ],
 )
 def test_bench_puts_one_replica_under_its_share(load: Load, said: str) -> None:
@@ -258,5 +258,5 @@ def test_bench_puts_one_replica_under_its_share(load: Load, said: str) -> None:
 def test_bench_rounds_up_and_never_asks_for_none() -> None:
     rec = rec_with(load=Load(mode=LoadMode.CONCURRENCY, value=3))
     half = make_plan(1, 10.0, outcome=make_outcome(1, 10.0, concurrency_per_replica=0.375))
-    assert "--max-concurrency 1 --num-prompts 10 " in bench_command(rec, half)
-    assert "--max-concurrency 1 --num-prompts 10 " in bench_command(rec, out_plan(1))
+    assert "--max-concurrency 1 --num-prompts 50 " in bench_command(rec, half)
+    assert "--max-concurrency 1 --num-prompts 50 " in bench_command(rec, out_plan(1))
