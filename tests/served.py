@@ -32,6 +32,7 @@ def model(num_layers: int, hidden: int, *, moe: bool = False) -> ModelSpec:
 
 
 MODELS = {m.name: m for m in (model(24, 2048), model(40, 4096))}
+SMALL = next(iter(MODELS.values()))
 MOE = model(16, 2048, moe=True)
 
 

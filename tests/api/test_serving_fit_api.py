@@ -209,6 +209,12 @@ def test_an_unmeasured_machine_and_a_class_without_residuals_take_anchors_too(us
     assert 1.1 < (latencies(some) / before)[0, 0] <= 1.2
 
 
+def test_a_run_that_does_not_fit_in_memory_teaches_nothing_and_says_so():
+    too_large = run("big", model="meta-llama/Llama-3.1-70B-Instruct", machine="h100-sxm", tp=1)
+    with pytest.raises(WorkloadError, match=r"run big must fit in memory .* tp 1 on h100-sxm"):
+        anchored([too_large])
+
+
 def test_anchors_of_several_machines_and_models_are_all_kept():
     several = [run("a"), run("b", model="Qwen/Qwen2.5-7B-Instruct"), run("c", machine="h200", engine="sglang"),
                run("d", model="mistralai/Mixtral-8x7B-Instruct-v0.1"), run("e", osl_tok=1)]

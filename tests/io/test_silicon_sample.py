@@ -1,32 +1,21 @@
 """The measured runs as the package holds them, where it or its ``silicon_sample.csv`` ($SILICON_SAMPLE) is there."""
 
-import importlib.util
-import os
 import sys
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "validation"))
+
+from sample_files import sample, scorer
+
 from tpplanner.domain.serving_run import ServingRun
-from tpplanner.errors import TpplannerError
 from tpplanner.io.model_config import load_model
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_hardware import load_hardware
-from tpplanner.io.silicon_package import silicon_root
 from tpplanner.io.silicon_run_facts import KV_DTYPE_RULES, OWN_FORMATS
-from tpplanner.io.silicon_runs import SAMPLE_FILE, read_silicon_runs
-
-
-def sample() -> Path:
-    named = os.environ.get("SILICON_SAMPLE")
-    if named:
-        return Path(named)
-    try:
-        return silicon_root().parent / SAMPLE_FILE
-    except TpplannerError as error:
-        pytest.skip(str(error))
+from tpplanner.io.silicon_runs import read_silicon_runs
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +57,6 @@ def test_every_model_machine_and_engine_of_the_package_loads(
         assert load_hardware(machine).name
     for engine in {run.engine for run in runs}:
         assert load_engine(engine).name
-
-
-def scorer() -> ModuleType:
-    path = Path(__file__).parents[3] / "shared/tools/score.py"
-    if not path.is_file():
-        pytest.skip("no scorer beside the repository")
-    spec = importlib.util.spec_from_file_location("score", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
 
 
 def test_agreement_with_the_scorer(cleaned: tuple[tuple[ServingRun, ...], dict[str, int]]) -> None:

@@ -6,7 +6,9 @@ import pytest
 from builders import make_engine, make_hardware, make_model, make_question, q, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served import truth
 
+from tpplanner.cost.serving import bind_terms
 from tpplanner.domain.dtypes import dtype_named
 from tpplanner.domain.engine import Preemption, Switches
 from tpplanner.domain.plan import Binding, Question, Reason
@@ -252,6 +254,15 @@ def test_prediction_of_one_replica(mode, value):
     assert predict(question, 1).status == "OOM"
     with pytest.raises(ValueError, match="3 does not divide 64 heads"):
         predict(question, 3)
+
+
+@pytest.mark.parametrize(("mode", "value", "is_said"), [(IN_FLIGHT, 16.0, True), (RATE, 0.5, True), (OFFLINE, None, False)])
+def test_a_steady_ttft_is_said_to_be_one_where_runs_were_fitted(mode, value, is_said):
+    plain = make_engine()
+    fitted = bind_terms(plain, truth("dense", "plain"))
+    told = [any("steady state" in line for line in recommend(asked(mode, value, engine=engine)).assumptions)
+            for engine in (plain, fitted)]
+    assert told == [False, is_said]
 
 
 def test_an_extrapolated_fit_is_named():

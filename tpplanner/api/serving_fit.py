@@ -139,13 +139,17 @@ def anchored(runs: Sequence[ServingRun]) -> dict[tuple[str, str], FittedProfile]
     Raises
     ------
     WorkloadError
-        If a run names something unknown, or its machine and engine have no serving fit.
+        If a run names something unknown, does not fit in memory, or its machine and engine have no serving fit.
     """
     served, failed = served_runs(runs)
     if failed:
         raise WorkloadError(f"run {failed[0].run_id}: {failed[0].status.removeprefix('error: ')}")
     found: dict[tuple[str, str], FittedProfile] = {}
     for group in groups_of(served):
+        if not group.fits.all():
+            refused = served[int(group.where[~group.fits][0])].run
+            reject(WorkloadError, f"run {refused.run_id}", "fit in memory as the model counts it (gpu_memory_utilization may say "
+                   "more)", f"{refused.model} at tp {refused.tp} on {refused.machine}", "anchor")
         key = (group.grid.hardware.name, group.grid.engine.measured_as or group.grid.engine.name)
         fitted = found.get(key) or fitted_of(*key)
         if fitted is None or fitted.serving is None:

@@ -1,7 +1,7 @@
 """Which coefficients serving runs identify, where each starts, and how far machines and engines may differ in it.
 
 A coefficient's logarithm is a shared value plus one deviation per level, each with a normal prior of
-the standard deviation given here. The widths were chosen by random search on the splits of
+the standard deviation given here. The widths were chosen by random search (and rounded) on the splits of
 :mod:`tpplanner.fit.serving_splits` (degree, model, machine, load), so that scores on
 these are slightly favourable; leaving a whole architecture or a shape out played no part in it. That of the
 expert models was found in the same way on their runs.

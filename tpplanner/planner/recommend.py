@@ -38,6 +38,14 @@ def _warnings(question: Question, plans: Sequence[DegreePlan]) -> tuple[str, ...
 
 _ASSUMPTIONS = ("prefix caching off; every request has the mean lengths; latencies are means",)
 
+_STEADY = "TTFT and its interval are those of the steady state; a benchmark that starts all clients at once measures a longer one"
+"""Added where serving runs were fitted and a TTFT is shown: theirs includes such a start, the answer's does not."""
+
+
+def _assumptions(question: Question) -> tuple[str, ...]:
+    has_start = question.engine.terms is not None and question.load.mode is not LoadMode.OFFLINE
+    return (*_ASSUMPTIONS, _STEADY) if has_start else _ASSUMPTIONS
+
 
 def _ranked_by(mode: LoadMode) -> str:
     if mode is LoadMode.REQUEST_RATE:
@@ -90,6 +98,6 @@ def _assemble(
         best_cost_tp=None if price_of(question) is None else _best_by(plans, "cost_usd_per_mtok"),
         rule_of_thumb_tp=_rule_of_thumb(question),
         flip_points=flip_points(question, usable) if with_flip_points and ranking.best is not None else (),
-        ranked_by=_ranked_by(question.load.mode), assumptions=_ASSUMPTIONS,
+        ranked_by=_ranked_by(question.load.mode), assumptions=_assumptions(question),
         warnings=_warnings(question, plans),
     )
