@@ -2,11 +2,26 @@
 
 import numpy as np
 
+from tpplanner.cost.attention import attention_bytes, attention_flop
+from tpplanner.cost.linear import linear_bytes, linear_flop
+from tpplanner.cost.work import work_of
 from tpplanner.domain.hardware import Power
 from tpplanner.domain.matrix import FloatOrArray
+from tpplanner.domain.model import ModelSpec
+from tpplanner.domain.step import Batch
 from tpplanner.units import HOUR_S
 
 EQUATION = "idle + (board - idle) min(1, busy base + memory mbu + compute mfu)"
+
+
+def step_bytes_flop(model: ModelSpec, *, tp: FloatOrArray, batch: Batch) -> tuple[FloatOrArray, FloatOrArray]:
+    """What one rank reads of weights and KV cache in a step [bytes], and its arithmetic [flop]."""
+    work = work_of(model)
+    read = (linear_bytes(work, tp=tp, num_tok=batch.num_tok)
+            + attention_bytes(work, tp=tp, batch=batch, kv_element_bytes=model.precision.kv.num_bytes))
+    flop = (linear_flop(work, tp=tp, num_tok=batch.num_tok, num_sampled=batch.num_sampled)
+            + attention_flop(work, tp=tp, batch=batch))
+    return read, flop
 
 
 def gpu_power_w(

@@ -97,6 +97,20 @@ def outside_s(
     return np.maximum(ttft_factor * (plain + prefill_s) - prefill_s, 0.0)
 
 
+def entry_s(
+    grid: ReplicaGrid, *, num_seqs: FloatOrArray, decode_s: FloatOrArray, prefill_s: FloatOrArray,
+    ttft_factor: FloatOrArray = 1.0,
+) -> FloatOrArray:
+    """Time from a request's arrival to its place in the engine's queue [s]: for those who watch single steps.
+
+    What :func:`outside_s` counts, without the wait for the end of the step that is running, which they see themselves.
+    Without serving runs it is the fixed overhead of a request.
+    """
+    waited = 0.5 * np.maximum(num_seqs - 1.0, 0.0) / np.maximum(num_seqs, 1.0) * decode_s
+    outside = outside_s(grid, num_seqs=num_seqs, decode_s=decode_s, step_s=decode_s, prefill_s=prefill_s, ttft_factor=ttft_factor)
+    return np.maximum(outside - waited, 0.0)
+
+
 def latency_std(grid: ReplicaGrid, num_seqs: FloatOrArray) -> tuple[FloatArray, FloatArray] | None:
     """Standard deviations of the log errors of TPOT and TTFT of a single run; ``None`` without serving runs."""
     engine = grid.engine

@@ -18,6 +18,7 @@ from tpplanner.cost.batches import BatchPlan, plan_batches
 from tpplanner.cost.outside import Corrections, corrections_at, outside_s
 from tpplanner.cost.preemption import swap_s
 from tpplanner.cost.replica import KvRoom, ReplicaGrid
+from tpplanner.cost.step_time import with_interference
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.step import Batch, StepTime
 
@@ -83,9 +84,8 @@ def state_of(
     stall_s = plan.finish_per_step * swap_s(swap_bytes=swapped, link=grid.hardware.host_link)
     measured = corrections.step
     terms_s = (1.0 - plan.mixed_frac) * decode_step.total_s + plan.mixed_frac * mixed_step.total_s
-    interference = 1.0 if grid.engine.terms is None else grid.engine.terms.prefill_interference.value
-    busy_s = measured * (decode_step.total_s + interference * (terms_s - decode_step.total_s))
-    mixed_s = decode_step.total_s + interference * (mixed_step.total_s - decode_step.total_s)
+    busy_s = measured * with_interference(grid.engine, decode_s=decode_step.total_s, mixed_s=terms_s)
+    mixed_s = with_interference(grid.engine, decode_s=decode_step.total_s, mixed_s=mixed_step.total_s)
     step_s = busy_s + stall_s
     rate = plan.working * plan.finish_per_step / step_s
     return SteadyState(

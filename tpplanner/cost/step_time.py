@@ -34,6 +34,16 @@ def _factors(engine: EngineProfile) -> dict[str, float]:
     return {kind: 1.0 if terms is None else getattr(terms, f"{kind}_factor").value for kind in kinds}
 
 
+def with_interference(engine: EngineProfile, *, decode_s: FloatOrArray, mixed_s: FloatOrArray) -> FloatOrArray:
+    """Time of a step that carries prompts, from its terms and those of the same step without them [s].
+
+    decode + w (mixed - decode): serving runs found the factor w on what prompts add; 1 without them.
+    """
+    if engine.terms is None:
+        return mixed_s
+    return decode_s + engine.terms.prefill_interference.value * (mixed_s - decode_s)
+
+
 def step_time(
     model: ModelSpec,
     hardware: HardwareProfile,

@@ -5,13 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tpplanner.cost.attention import attention_bytes, attention_flop
-from tpplanner.cost.energy import cost_usd_per_mtok, energy_j_per_tok, gpu_power_w
+from tpplanner.cost.energy import cost_usd_per_mtok, energy_j_per_tok, gpu_power_w, step_bytes_flop
 from tpplanner.cost.latency import Latency, latency_of
-from tpplanner.cost.linear import linear_bytes, linear_flop
 from tpplanner.cost.replica import KvRoom, ReplicaGrid, kv_room
 from tpplanner.cost.steady_state import SteadyState, closed_loop, full_state
-from tpplanner.cost.work import work_of
 from tpplanner.domain.matrix import BoolOrArray, FloatOrArray
 from tpplanner.domain.workload import LoadMode, Targets
 from tpplanner.planner.degrees import num_replicas_of
@@ -117,15 +114,11 @@ def _serve(
 def _utilisation(grid: ReplicaGrid, state: SteadyState) -> tuple[FloatOrArray, FloatOrArray, FloatOrArray]:
     """Busy share, share of peak bandwidth and share of the dense peak of one GPU."""
     model, hardware = grid.model, grid.hardware
-    work = work_of(model)
-    kv_element = model.precision.kv.num_bytes
     read: FloatOrArray = 0.0
     flop: FloatOrArray = 0.0
     for batch, share in ((state.decode_batch, 1.0 - state.mixed_frac), (state.mixed_batch, state.mixed_frac)):
-        read = read + share * (linear_bytes(work, tp=grid.tp, num_tok=batch.num_tok)
-                               + attention_bytes(work, tp=grid.tp, batch=batch, kv_element_bytes=kv_element))
-        flop = flop + share * (linear_flop(work, tp=grid.tp, num_tok=batch.num_tok, num_sampled=batch.num_sampled)
-                               + attention_flop(work, tp=grid.tp, batch=batch))
+        step_bytes, step_flop = step_bytes_flop(model, tp=grid.tp, batch=batch)
+        read, flop = read + share * step_bytes, flop + share * step_flop
     peak = hardware.peak_for(model.precision.activation.name).value
     # A replica whose mean batch is below one sequence stands still for the rest of the time.
     working = np.minimum(state.num_running_seqs, 1.0)

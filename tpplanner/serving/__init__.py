@@ -1,0 +1,1 @@
+"""The scheduler of continuous batching and the KV blocks: plain Python, run by a simulator or by an engine."""

@@ -1,0 +1,141 @@
+"""Figures of a run from its logs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpplanner.cost.energy import cost_usd_per_mtok, energy_j_per_tok, gpu_power_w
+from tpplanner.domain.hardware import HardwareProfile
+from tpplanner.domain.model import ModelSpec
+from tpplanner.domain.simulation import Quantiles, RequestLog, SimulatedOutcome
+from tpplanner.domain.traffic import Traffic
+from tpplanner.domain.workload import Targets
+from tpplanner.sim.record import GapHistogram, Meter
+
+FloatArray = NDArray[np.float64]
+
+_GROWTH_FRAC = 0.05
+"""A queue that takes this share of all arrivals of the second half of a run, and grows throughout, has no end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ServedBy:
+    """What served the requests, and what is asked of it."""
+
+    model: ModelSpec
+    hardware: HardwareProfile
+    tp: int
+    num_gpus: int
+    kv_capacity_tok: int
+    num_kv_blocks: int
+    kv_block_bytes: float
+    targets: Targets
+    price_usd_h: float | None
+
+
+def quantiles_of(values_s: FloatArray) -> Quantiles | None:
+    """Mean and quantiles of latencies; ``None`` where there are none."""
+    if not values_s.size:
+        return None
+    p50, p90, p99 = (float(q) for q in np.quantile(values_s, (0.5, 0.9, 0.99)))
+    return Quantiles(mean_s=float(values_s.mean()), p50_s=p50, p90_s=p90, p99_s=p99)
+
+
+def tpot_of(log: RequestLog) -> FloatArray:
+    """TPOT of each request [s]; NaN for outputs of one token."""
+    gaps = log.osl_tok - 1
+    return np.where(gaps > 0, (log.finish_s - log.first_token_s) / np.maximum(gaps, 1), np.nan)
+
+
+def meets(log: RequestLog, targets: Targets) -> NDArray[np.bool_]:
+    """Which requests finished within every target; an output of one token has no TPOT to miss."""
+    ttft_s, tpot_s = log.first_token_s - log.arrival_s, tpot_of(log)
+    good = log.completed
+    if targets.ttft_s is not None:
+        good = good & (ttft_s <= targets.ttft_s)
+    if targets.tpot_s is not None:
+        good = good & ~(tpot_s > targets.tpot_s)
+    return good
+
+
+def is_saturated(log: RequestLog) -> bool:
+    """Whether requests arrive faster than they are served: the queue grows through the second half of the arrivals.
+
+    Waiting requests are those that arrived and that no step has carried. Their number, averaged over the third, fourth
+    and fifth sixth of the arrivals' time and so on, has to rise each time, and by a twentieth of what arrives.
+    """
+    asked = log.replica >= 0
+    arrival, start = np.sort(log.arrival_s[asked]), np.sort(log.start_s[asked])
+    if arrival.size < 20 or arrival[-1] <= arrival[0]:
+        return False
+    at = np.linspace(arrival[0], arrival[-1], 241)[1:]
+    waiting = np.searchsorted(arrival, at, side="right") - np.searchsorted(start, at, side="right")
+    third, fourth, last = (float(part.mean()) for part in np.split(waiting[120:], 3))
+    arrived = arrival.size / 2.0
+    return third < fourth < last and last - third > 2.0 / 3.0 * _GROWTH_FRAC * arrived
+
+
+def outcome_of(log: RequestLog, meters: list[Meter], served_by: ServedBy, traffic: Traffic, *, prefix_hit_tok: int,
+               recomputed_tok: int) -> SimulatedOutcome:
+    """Figures of a run.
+
+    Parameters
+    ----------
+    log, meters
+        Times of the requests, and what each replica did.
+    prefix_hit_tok, recomputed_tok
+        Prompt tokens found in the prefix cache, and tokens computed again after an eviction.
+    """
+    done = log.completed
+    asked = log.replica >= 0
+    start_s = float(log.arrival_s[asked].min()) if asked.any() else 0.0
+    duration_s = float(log.finish_s[done].max()) - start_s if done.any() else 0.0
+    output_tok = int(log.osl_tok[done].sum())
+    good = meets(log, served_by.targets) if served_by.targets.any_set else None
+    per_s = 1.0 / duration_s if duration_s else 0.0
+    seqs_s = sum(m.running_s for m in meters)
+    waited_s = np.nansum((log.start_s - log.arrival_s - log.outside_s)[asked])
+    replica_s = max(len(meters) * duration_s, 1e-30)
+    power_w, busy = _power(meters, served_by, duration_s)
+    tpot = tpot_of(log)[done]
+    return SimulatedOutcome(
+        num_requests=int(done.size), num_completed=int(done.sum()), num_unservable=int(done.size - asked.sum()),
+        duration_s=duration_s, num_steps=sum(m.num_steps for m in meters),
+        ttft=quantiles_of((log.first_token_s - log.arrival_s)[done]), tpot=quantiles_of(tpot[~np.isnan(tpot)]),
+        itl=GapHistogram.quantiles(m.gaps for m in meters), e2e=quantiles_of((log.finish_s - log.arrival_s)[done]),
+        queue=quantiles_of((log.start_s - log.arrival_s - log.outside_s)[done]),
+        throughput_tok_s=output_tok * per_s, throughput_per_gpu_tok_s=output_tok * per_s / served_by.num_gpus,
+        request_rate_req_s=float(done.sum()) * per_s,
+        goodput_req_s=None if good is None else float(good.sum()) * per_s,
+        goodput_frac=None if good is None else float(good.sum()) / max(int(asked.sum()), 1),
+        offered_rate_req_s=traffic.rate_req_s, saturated=traffic.rate_req_s is not None and is_saturated(log),
+        num_preemptions=int(log.num_preemptions.sum()), recomputed_tok=recomputed_tok,
+        swap_bytes=sum(m.swapped_blocks for m in meters) * served_by.kv_block_bytes * served_by.tp,
+        prefix_hit_frac=prefix_hit_tok / max(int(log.isl_tok[asked].sum()), 1),
+        mean_running_seqs=seqs_s / replica_s, mean_waiting_seqs=float(waited_s) / replica_s,
+        kv_used_frac=sum(m.tok_s for m in meters) / replica_s / served_by.kv_capacity_tok,
+        kv_peak_frac=max((m.kv_peak_blocks for m in meters), default=0) / served_by.num_kv_blocks,
+        num_unused_rows=sum(m.num_unused_rows for m in meters), busy_frac=busy, power_w=power_w,
+        energy_j_per_tok=float(energy_j_per_tok(power_w=power_w, throughput_tok_s=output_tok * per_s)) if output_tok else None,
+        cost_usd_per_mtok=_cost(served_by, output_tok * per_s),
+    )
+
+
+def _cost(served_by: ServedBy, throughput_tok_s: float) -> float | None:
+    if served_by.price_usd_h is None or not throughput_tok_s:
+        return None
+    return float(cost_usd_per_mtok(num_gpus=served_by.num_gpus, price_usd_h=served_by.price_usd_h,
+                                   throughput_tok_s=throughput_tok_s))
+
+
+def _power(meters: list[Meter], served_by: ServedBy, duration_s: float) -> tuple[float, float]:
+    """Mean power of all GPUs, those without a replica idle [w], and the busy share of those with one."""
+    hardware = served_by.hardware
+    replica_s = max(len(meters) * duration_s, 1e-30)
+    busy = sum(m.busy_s for m in meters) / replica_s
+    mbu = sum(m.read_bytes for m in meters) / replica_s / hardware.hbm_bytes_s.value
+    mfu = sum(m.flop for m in meters) / replica_s / hardware.peak_for(served_by.model.precision.activation.name).value
+    per_gpu_w = float(gpu_power_w(hardware.power, busy_frac=busy, mbu_frac=mbu, mfu_frac=mfu))
+    working = min(served_by.tp * len(meters), served_by.num_gpus)
+    return working * per_gpu_w + (served_by.num_gpus - working) * hardware.power.idle_w.value, min(busy, 1.0)
