@@ -75,7 +75,7 @@ def test_documented_defaults_are_counted_apart() -> None:
             engine.overlap_overhead_s, source="default size, timed", provenance=Provenance.MEASURED
         ),
     }
-    line = profile_lines(make_rec(question=make_question(engine=replace(engine, **changed))))[1]
+    line = profile_lines(make_question(engine=replace(engine, **changed)))[1]
     assert line == "vllm-0.11: 16 coefficients (1 measured, 6 fitted, 7 datasheet, 2 documented defaults)"
 
 

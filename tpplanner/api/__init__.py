@@ -1,7 +1,7 @@
 """The library's front door: names and numbers in, typed answers out. The CLI calls nothing else."""
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tpplanner.api.answer import Answer
 from tpplanner.api.question import Asked, question
@@ -11,7 +11,12 @@ from tpplanner.errors import TpplannerError, WorkloadError, reject
 from tpplanner.io.model_config import load_model
 from tpplanner.planner.recommend import recommend as recommend_question
 
-__all__ = ["Answer", "TpplannerError", "Validation", "compare_engines", "load_model", "question", "recommend", "validate"]
+if TYPE_CHECKING:
+    from tpplanner.api.simulated import Simulated
+    from tpplanner.api.simulation import Progress
+
+__all__ = ["Answer", "TpplannerError", "Validation", "compare_engines", "load_model", "question", "recommend",
+           "simulate", "validate"]
 
 
 def recommend(*, flip_points: bool = True, **asked: Unpack[Asked]) -> Answer:
@@ -88,3 +93,57 @@ def compare_engines(engines: Sequence[str | EngineProfile], **asked: Unpack[Aske
         asked["engine"] = engine
         answers.append(Answer(recommend_question(question(**asked), with_flip_points=False)))
     return answers
+
+
+def simulate(
+    *, tp: str | int | Sequence[int] | None = None, progress: "Progress | None" = None, **asked: Any
+) -> "Simulated":
+    """Serve single requests on the replicas of each degree: percentiles, goodput, queues, preemption.
+
+    Parameters
+    ----------
+    tp
+        ``"all"`` or None for every degree that :func:`recommend` plans; a degree, or several.
+    progress
+        Called now and then with a degree, its finished requests, and how many it has in all.
+    model, gpus, engine, switches, request_rate, concurrency, ... price_usd_h
+        As in :func:`recommend`. A trace with times is replayed where no load is given. Targets are compared with the
+        statistic that ``slo_quantile`` names; with targets and no load, the highest rate at which they hold is searched.
+    isl, osl
+        Tokens, or text: ``lognormal:MEAN:CV``, ``gamma:MEAN:CV``, ``histogram:FILE``; or a ``Length``.
+    workload
+        A named workload in place of the lengths: ``albireo``, ``sharegpt``, ``azure-conv-2023``, ``azure-code-2023``.
+    trace, trace_format, chars_per_tok, tokenizer, head, tail, scale_rate, scale_isl, scale_osl
+        A file of requests in place of the lengths (docs/workloads.md), or a ``Traffic``; parts of it, and factors.
+    arrivals, burstiness, num_requests, seed
+        ``poisson`` (the default of an offered rate), ``gamma`` with a coefficient of variation, or ``constant``.
+    router, prefix_caching, watermark_frac
+        ``round-robin`` or ``least-outstanding``; whether prefixes that a trace names are found again; blocks kept free.
+    slo_quantile
+        0.99 for p99; None compares the means.
+    ramp_s
+        Clients of a closed loop start one after the other within this time [s]: 0 for all at once, as benchmarks do;
+        None for the time of one request, which is what a service looks like.
+    num_timeline_steps
+        Steps of the timeline to keep.
+    step_by_step
+        Every step on its own by ``cost.step_time``: slow, the same result.
+
+    Raises
+    ------
+    TpplannerError
+        On bad input, with the field, the rule, the value and the place.
+
+    Examples
+    --------
+    >>> answer = simulate(model="Qwen/Qwen2.5-32B-Instruct", gpus="8xh100-sxm", isl=512, osl=64, request_rate=8,
+    ...                   num_requests=200, tp=4)
+    >>> answer.degree(4).outcome.num_completed
+    200
+    """
+    from tpplanner.api.simulation import OptionsAsked, simulate_question
+    from tpplanner.api.traffic import TrafficAsked
+
+    traffic = {name: asked.pop(name) for name in list(asked) if name in TrafficAsked.__annotations__}
+    options = {name: asked.pop(name) for name in list(asked) if name in OptionsAsked.__annotations__}
+    return simulate_question(tp=tp, traffic=traffic, options=options, asked=asked, progress=progress)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 DEFAULT_ENGINE = "vllm"
 
-_LOADS: Mapping[str, LoadMode] = {
+LOADS: Mapping[str, LoadMode] = {
     "request_rate": LoadMode.REQUEST_RATE,
     "concurrency": LoadMode.CONCURRENCY,
     "batch_per_gpu": LoadMode.BATCH_PER_GPU,
@@ -62,7 +62,7 @@ def _load_of(load: Mapping[str, float | None], offline: bool, targets: Targets) 
         reject(WorkloadError, "load", "be given in one way", names)
     if given:
         name, value = next(iter(given.items()))
-        return Load(mode=_LOADS[name], value=float(value))
+        return Load(mode=LOADS[name], value=float(value))
     if targets.any_set and not offline:
         return Load(mode=LoadMode.SLO_CAPACITY)
     return Load(mode=LoadMode.OFFLINE)
@@ -178,7 +178,7 @@ def question(**asked: Unpack[Asked]) -> Question:
     built = Question(
         model=model, hardware=hardware, engine=engine, num_gpus=num_gpus or hardware.gpus_per_node,
         workload=Workload(isl_tok=asked["isl"], osl_tok=asked["osl"]), targets=targets,
-        load=_load_of({name: cast(float | None, asked.get(name)) for name in _LOADS}, bool(asked.get("offline")), targets),
+        load=_load_of({name: cast(float | None, asked.get(name)) for name in LOADS}, bool(asked.get("offline")), targets),
         sampling=engine.default_sampling if sampling is None else _choice(SamplingPolicy, sampling, "--sampling"),
         max_num_seqs=_either(asked.get("max_num_seqs"), engine.max_num_seqs),
         max_num_batched_tokens=_either(asked.get("max_num_batched_tokens"), engine.max_num_batched_tokens),

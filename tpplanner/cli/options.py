@@ -8,7 +8,7 @@ import click
 from tpplanner.api.question import parse_switch
 from tpplanner.errors import WorkloadError, reject
 
-Command = TypeVar("Command", bound=Callable[..., object])
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DEPLOYMENT = (
     click.option("--model", "--model-path", required=True, metavar="NAME|PATH",
@@ -17,12 +17,20 @@ _DEPLOYMENT = (
                  help="GPUs and machine, 8xh100-sxm. PROFILE without N asks for the fewest GPUs that carry "
                       "--request-rate or --concurrency. A plain number needs --system."),
     click.option("--system", "--gpu", "system", metavar="PROFILE", help="Machine, where --gpus is a number or absent."),
-    click.option("--isl", type=int, required=True, metavar="TOKENS", help="Mean prompt length."),
-    click.option("--osl", type=int, required=True, metavar="TOKENS", help="Mean output length."),
     click.option("--engine", "--backend", default="vllm", show_default=True, metavar="PROFILE",
                  help="Engine profile: host work, overlap, defaults."),
     click.option("--set", "switches", multiple=True, metavar="SWITCH=on|off",
                  help="Set async_sched, early_feedback or seq_parallel_sampling. Repeatable."),
+)
+
+_MEAN_LENGTHS = (
+    click.option("--isl", type=int, required=True, metavar="TOKENS", help="Mean prompt length."),
+    click.option("--osl", type=int, required=True, metavar="TOKENS", help="Mean output length."),
+)
+
+_LENGTHS = (
+    click.option("--isl", metavar="TOKENS", help="Prompts; simulated: or lognormal:MEAN:CV, gamma:MEAN:CV, histogram:FILE."),
+    click.option("--osl", metavar="TOKENS", help="Output length, likewise."),
 )
 
 _LOAD = (
@@ -55,10 +63,35 @@ _LIMITS = (
 
 
 def deployment_options(command: Command) -> Command:
-    """Add the flags of a deployment and its load to a command."""
-    for option in reversed((*_DEPLOYMENT, *_LOAD, *_LIMITS)):
+    """Add the flags of a deployment, its mean lengths and its load to a command."""
+    return _added((*_DEPLOYMENT, *_MEAN_LENGTHS, *_LOAD, *_LIMITS), command)
+
+
+def traffic_options(command: Command) -> Command:
+    """Add the same flags with lengths that may be distributions, or be left to a trace."""
+    return _added((*_DEPLOYMENT, *_LENGTHS, *_LOAD, *_LIMITS), command)
+
+
+def _added(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+def length_of(text: str) -> int | str:
+    """Read tokens where the text is a number; other text is left to the reader of distributions."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def mean_length(context: click.Context, name: str, text: str | None) -> int:
+    """Read a mean length, which the closed form needs."""
+    option = next(p for p in context.command.params if p.name == name)
+    if text is None:
+        raise click.MissingParameter(ctx=context, param=option)
+    return int(click.types.convert_type(int)(text, option, context))
 
 
 def machine_of(gpus: str | None, system: str | None) -> str:

@@ -1,5 +1,6 @@
 """``tpplanner recommend``."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,15 @@ import click
 
 from tpplanner import api
 from tpplanner.api import Answer
-from tpplanner.cli.options import asked, deployment_options
+from tpplanner.cli.options import asked, mean_length, traffic_options
+from tpplanner.cli.simulate import (
+    SIMULATION_NAMES,
+    check_save_dir,
+    flags_given,
+    hidden_simulation_options,
+    run_simulation,
+    show_simulation,
+)
 
 EXIT_NO_PLAN = 1
 
@@ -15,7 +24,6 @@ EXIT_NO_PLAN = 1
 def print_table(answer: Answer) -> None:
     """Print headline, table and launch lines on stdout, notes on stderr."""
     import shutil
-    import sys
 
     from tpplanner.report.headline import headline
     from tpplanner.report.launch import bench_command, shown_lines
@@ -60,7 +68,10 @@ def _show(answer: Answer, output_format: str) -> None:
 
 
 @click.command()
-@deployment_options
+@traffic_options
+@click.option("--simulate", "simulated", is_flag=True,
+              help="Decide by simulation of single requests; takes the flags of `tpplanner simulate` too, --trace among them.")
+@hidden_simulation_options
 @click.option("--compare-engines", metavar="A,B[,...]",
               help="Engine profiles side by side: throughput per degree, and where t_e moves.")
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table",
@@ -69,7 +80,7 @@ def _show(answer: Answer, output_format: str) -> None:
 @click.option("--overwrite", is_flag=True, help="Let --save-dir replace existing files.")
 @click.pass_context
 def recommend(
-    context: click.Context, /, compare_engines: str | None, output_format: str, save_dir: str | None,
+    context: click.Context, /, *, simulated: bool, compare_engines: str | None, output_format: str, save_dir: str | None,
     overwrite: bool, **given: Any,
 ) -> int:
     """Recommend a tensor-parallel degree for a model, GPUs and traffic.
@@ -80,7 +91,9 @@ def recommend(
     P(best) is the probability that a degree is the best; another one ties with the best where it is the better of the
     two with a probability of 20 % or more.
     """
-    arguments = asked(**given)
+    if simulated:
+        return _simulate(compare_engines, output_format, save_dir, overwrite, given)
+    arguments = _closed_form(context, given)
     if compare_engines is not None:
         if context.get_parameter_source("engine") is not click.core.ParameterSource.DEFAULT:
             raise click.UsageError("--compare-engines names all the engines: without --engine")
@@ -97,6 +110,29 @@ def recommend(
             click.echo(f"wrote {path}", err=True)
     _show(answer, output_format)
     return 0 if answer.best_tp is not None else EXIT_NO_PLAN
+
+
+def _closed_form(context: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the closed form, which knows means and no single requests."""
+    flags = flags_given(context)
+    if flags:
+        raise click.UsageError(f"{', '.join(flags)}: with --simulate only")
+    plain = {name: value for name, value in given.items() if name not in SIMULATION_NAMES}
+    lengths = {name: mean_length(context, name, given[name]) for name in ("isl", "osl")}
+    return asked(**{**plain, **lengths})
+
+
+def _simulate(
+    compare_engines: str | None, output_format: str, save_dir: str | None, overwrite: bool, given: dict[str, Any]
+) -> int:
+    if compare_engines is not None:
+        raise click.UsageError("--compare-engines compares closed forms: without --simulate")
+    check_save_dir(save_dir, overwrite=overwrite)
+    answer = run_simulation("all", given, save_dir=save_dir, overwrite=overwrite, show_progress=sys.stderr.isatty())
+    code = show_simulation(answer, output_format)
+    closed = answer.recommendation.best_tp
+    click.echo(f"closed form: {'no degree' if closed is None else f'TP {closed}'}, for requests of the mean lengths", err=True)
+    return code
 
 
 def _compare(names: str, output_format: str, save_dir: str | None, arguments: dict[str, Any]) -> int:

@@ -28,7 +28,7 @@ def hidden_s(
     (0.016, 0.005)
     """
     if not switches.async_sched:
-        return np.zeros_like(np.asarray(device_s + schedule_s, dtype=float))
+        return 0.0 * (device_s + schedule_s)
     can_hide = schedule_s + process_output_s
     if switches.early_feedback:
         can_hide = can_hide + np.where(np.greater(tp, 1), prepare_input_s, 0.0)

@@ -6,6 +6,9 @@ T3 is scalable + communication, T4 sampling, T1 + T2 + T5 host (Albireo, arXiv 2
 sections 1 to 4). Each term is one module beside this one.
 """
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 import numpy as np
 
 from tpplanner.cost.elementwise import launch_s
@@ -27,7 +30,8 @@ def _always_exposed_s(engine: EngineProfile, num_seqs: FloatOrArray) -> FloatOrA
     return overhead if engine.exposed is None else overhead + task_s(engine.exposed, tp=1.0, num_seqs=num_seqs)
 
 
-def _factors(engine: EngineProfile) -> dict[str, float]:
+@lru_cache(maxsize=256)
+def _factors(engine: EngineProfile) -> Mapping[str, float]:
     """Time inside the engine over the time alone, per kind of operator; 1 where no serving runs were fitted."""
     kinds = ("gemm", "expert", "decode_attention", "prefill_attention", "collective")
     terms = engine.terms
@@ -108,7 +112,7 @@ def step_of(
     # hidden(t)
     hidden = hidden_s(switches, tp=tp, schedule_s=t1, prepare_input_s=t2, process_output_s=t5,
                       device_s=linear + attention + elementwise + launch + comm + t4)
-    zero = np.zeros_like(np.asarray(hidden, dtype=float))
+    zero = 0.0 * hidden
     return StepTime(
         linear_s=linear, attention_s=attention, elementwise_s=elementwise, launch_s=launch + zero, comm_s=comm,
         sampling_s=t4, schedule_s=t1 + zero, prepare_input_s=t2 + zero, process_output_s=t5 + zero,

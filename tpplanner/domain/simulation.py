@@ -69,7 +69,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedOutcome:
-    """Figures of one degree over the whole run, first arrival to last token. Rates and counts are of the cluster.
+    """Figures of one degree. Rates and counts are of the cluster.
 
     Attributes
     ----------
@@ -80,8 +80,10 @@ class SimulatedOutcome:
     ttft, tpot, itl, e2e, queue
         Over completed requests; ``tpot`` leaves out outputs of one token, ``queue`` is the wait from arrival to the
         first step that carries the request, what it spends outside the engine left out. ``None`` where there is none.
+    window_s
+        Time over which rates are taken: the whole run, or of a closed loop the time in which all clients are busy.
     throughput_tok_s, request_rate_req_s
-        Output tokens and completed requests per second of the run.
+        Output tokens and completed requests per second.
     goodput_req_s, goodput_frac
         Completed requests that meet every target, per second and as a share of the servable; ``None`` without targets.
     offered_rate_req_s
@@ -110,6 +112,7 @@ class SimulatedOutcome:
     itl: Quantiles | None
     e2e: Quantiles | None
     queue: Quantiles | None
+    window_s: float
     throughput_tok_s: float
     throughput_per_gpu_tok_s: float
     request_rate_req_s: float
@@ -155,6 +158,72 @@ class RequestLog:
         done: NDArray[np.bool_] = np.isfinite(self.finish_s)
         return done
 
+    @property
+    def queue_s(self) -> FloatArray:
+        """Wait from arrival to the first step, without what is spent outside the engine [s]."""
+        return self.start_s - self.arrival_s - self.outside_s
+
+    @property
+    def ttft_s(self) -> FloatArray:
+        """First token - arrival [s]."""
+        return self.first_token_s - self.arrival_s
+
+    @property
+    def tpot_s(self) -> FloatArray:
+        """(Last - first token) / (osl - 1) [s]; NaN for outputs of one token."""
+        gaps = np.where(self.osl_tok > 1, self.osl_tok - 1, np.nan)
+        return (self.finish_s - self.first_token_s) / gaps
+
+    @property
+    def e2e_s(self) -> FloatArray:
+        """Last token - arrival [s]."""
+        return self.finish_s - self.arrival_s
+
+
+def statistic(quantile: float | None) -> str:
+    """Name the statistic that targets are compared with.
+
+    Examples
+    --------
+    >>> statistic(None), statistic(0.99), statistic(0.999)
+    ('mean', 'p99', 'p99.9')
+    """
+    return "mean" if quantile is None else f"p{100 * quantile:g}"
+
+
+def compared_s(quantiles: Quantiles | None, times_s: FloatArray | None, quantile: float | None) -> float | None:
+    """Return the statistic of a latency that a target is compared with [s].
+
+    Parameters
+    ----------
+    quantiles
+        Mean and the usual quantiles; ``None`` where no request has the latency.
+    times_s
+        The latency of each request, for other quantiles; ``None`` where no log was kept.
+    quantile
+        Which one; ``None`` for the mean.
+
+    Returns
+    -------
+    float or None
+        ``None`` where it cannot be known.
+
+    Examples
+    --------
+    >>> usual = Quantiles(mean_s=0.2, p50_s=0.1, p90_s=0.4, p99_s=0.9)
+    >>> compared_s(usual, None, None), compared_s(usual, None, 0.9), compared_s(usual, np.array([0.1, 0.3]), 0.75)
+    (0.2, 0.4, 0.25)
+    """
+    if quantiles is None:
+        return None
+    known = {None: quantiles.mean_s, 0.5: quantiles.p50_s, 0.9: quantiles.p90_s, 0.99: quantiles.p99_s}
+    if quantile in known:
+        return known[quantile]
+    if times_s is None or quantile is None:
+        return None
+    there = times_s[np.isfinite(times_s)]
+    return float(np.quantile(there, quantile)) if there.size else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadSeries:
@@ -196,7 +265,8 @@ class RunDetail:
 class SimulatedDegree:
     """One degree: its outcome, or why there is none.
 
-    ``meets_targets`` compares the quantile asked for with the targets and refuses a saturated run.
+    ``meets_targets`` compares the statistic asked for with the targets and refuses a saturated run. A degree with an
+    outcome has no ``reason``: what it misses is in its figures.
     """
 
     tp: int

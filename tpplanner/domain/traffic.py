@@ -65,9 +65,10 @@ class HistogramLength:
     def __post_init__(self) -> None:
         if self.tok.shape != self.weight.shape or self.tok.ndim != 1 or not self.tok.size:
             reject(WorkloadError, "histogram", "have one weight per length, and at least one", self.tok.shape, self.name)
-        if self.tok.min() < 1 or self.tok.max() > MAX_REQUEST_TOK:
-            reject(WorkloadError, "lengths", f"be between 1 and {MAX_REQUEST_TOK}", int(self.tok.min()), self.name)
-        if not np.all(np.isfinite(self.weight)) or self.weight.min() < 0 or self.weight.sum() <= 0:
+        outside = self.tok[(self.tok < 1) | (self.tok > MAX_REQUEST_TOK)]
+        if outside.size:
+            reject(WorkloadError, "lengths", f"be between 1 and {MAX_REQUEST_TOK}", int(outside[0]), self.name)
+        if not np.all(np.isfinite(self.weight)) or self.weight.min() < 0 or self.weight.max() <= 0:
             reject(WorkloadError, "weights", "be finite, >= 0 and not all 0", float(self.weight.min()), self.name)
 
 

@@ -1,32 +1,57 @@
 """One row per degree: as a pandas frame, and as CSV without pandas."""
 
 import csv
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
 from tpplanner.domain.plan import Recommendation
 from tpplanner.report.headline import tied_degrees
 from tpplanner.report.json_export import plan_record
-from tpplanner.report.plan_document import MemoryRecord, PlanRecord, StepRecord
+from tpplanner.report.plan_document import MemoryRecord, PlanRecord, Record, StepRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Cell = bool | int | float | str | None
 
-_NESTED = {"memory": MemoryRecord, "step": StepRecord}
+_NESTED: dict[str, type[Record]] = {"memory": MemoryRecord, "step": StepRecord}
 _LEADING = ("model", "hardware", "engine", "best", "tied")
 
-COLUMNS: tuple[str, ...] = (
-    *_LEADING,
-    *(
+
+def flat_columns(record: type[Record], nested: Mapping[str, type[Record]]) -> tuple[str, ...]:
+    """Return the names of a record's fields, those of the nested records behind the name of theirs."""
+    return tuple(
         column
-        for name in PlanRecord.__struct_fields__
-        for column in (
-            [f"{name}_{inner}" for inner in _NESTED[name].__struct_fields__] if name in _NESTED else [name]
-        )
-    ),
-)
+        for name in record.__struct_fields__
+        for column in ([f"{name}_{inner}" for inner in nested[name].__struct_fields__] if name in nested else [name])
+    )
+
+
+def flat_cells(record: Record, nested: Mapping[str, type[Record]]) -> dict[str, Cell]:
+    """Return a record as one row with the keys `flat_columns`; ``None`` where there is no number."""
+    row: dict[str, Cell] = {}
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if name in nested:
+            for inner in nested[name].__struct_fields__:
+                row[f"{name}_{inner}"] = None if value is None else getattr(value, inner)
+        else:
+            row[name] = "; ".join(value) if isinstance(value, tuple) else value
+    return row
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Cell]]) -> str:
+    """Return rows as CSV with a header; empty where there is no number."""
+    stream = StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _written(value) for name, value in row.items()})
+    return stream.getvalue()
+
+
+COLUMNS: tuple[str, ...] = (*_LEADING, *flat_columns(PlanRecord, _NESTED))
 """Names of the columns: those of the JSON's ``plans``, ``memory_`` and ``step_`` flattened, after five
 that tell frames of several questions apart."""
 
@@ -53,12 +78,7 @@ def to_frame(rec: Recommendation) -> "pd.DataFrame":
 
 def to_csv(rec: Recommendation) -> str:
     """Return one row per degree as CSV with a header; empty where there is no number."""
-    stream = StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows(rec):
-        writer.writerow({name: _written(value) for name, value in row.items()})
-    return stream.getvalue()
+    return csv_text(COLUMNS, rows(rec))
 
 
 def _row(rec: Recommendation, plan: PlanRecord) -> dict[str, Cell]:
@@ -67,14 +87,7 @@ def _row(rec: Recommendation, plan: PlanRecord) -> dict[str, Cell]:
         "model": question.model.name, "hardware": question.hardware.name, "engine": question.engine.name,
         "best": plan.tp == rec.best_tp, "tied": plan.tp in tied_degrees(rec),
     }
-    for name in PlanRecord.__struct_fields__:
-        value = getattr(plan, name)
-        if name in _NESTED:
-            for inner in _NESTED[name].__struct_fields__:
-                row[f"{name}_{inner}"] = None if value is None else getattr(value, inner)
-        else:
-            row[name] = "; ".join(value) if isinstance(value, tuple) else value
-    return row
+    return row | flat_cells(plan, _NESTED)
 
 
 def _written(value: Cell) -> Cell:

@@ -2,11 +2,12 @@
 
 import math
 
-from tpplanner.domain.plan import DegreePlan, Outcome, Reason, Recommendation
+from tpplanner.domain.plan import DegreePlan, Outcome, Question, Reason, Recommendation
+from tpplanner.domain.simulation import SimulatedDegree
 from tpplanner.domain.workload import LoadMode
 from tpplanner.report.numbers import grouped, milliseconds, percent, plural, probability
 
-_NEARNESS = {
+NEARNESS = {
     Reason.TPOT: 0, Reason.TTFT: 0, Reason.LOAD: 0, Reason.KV_CACHE: 1, Reason.WEIGHTS: 2,
     Reason.GPUS: 3, Reason.HEADS: 4,
 }
@@ -33,7 +34,8 @@ def headline(rec: Recommendation) -> str:
     best = rec.best
     if best is None or best.outcome is None:
         return _no_plan(rec)
-    return f"{_lead(rec, best)}: {_figures(rec, best.outcome)}; {_margin(rec)}{_doubt(rec, best)}{_other_optima(rec)}."
+    lead = serve_words(rec.question, best)
+    return f"{lead}: {_figures(rec, best.outcome)}; {_margin(rec)}{_doubt(rec, best)}{_other_optima(rec)}."
 
 
 def tied_degrees(rec: Recommendation) -> tuple[int, ...]:
@@ -61,7 +63,7 @@ def nearest_plan(rec: Recommendation) -> DegreePlan | None:
     degree whose memory does not suffice.
     """
     def distance(plan: DegreePlan) -> tuple[int, float, int]:
-        kind = 9 if plan.reason is None else _NEARNESS[plan.reason]
+        kind = 9 if plan.reason is None else NEARNESS[plan.reason]
         return kind, _overshoot(rec, plan), -plan.tp
 
     return min(rec.plans, key=distance, default=None)
@@ -83,20 +85,29 @@ def _overshoot(rec: Recommendation, plan: DegreePlan) -> float:
 
 
 def _no_plan(rec: Recommendation) -> str:
-    question = rec.question
     plan = nearest_plan(rec)
-    gpus = f"{question.num_gpus} x {question.hardware.name}"
     if plan is None:
-        return f"No feasible plan: no degree of {question.model.name} can be tried on {gpus}."
+        return no_degree_sentence(rec.question)
+    return no_plan_sentence(rec.question, tp=plan.tp, reason=plan.reason.value if plan.reason is not None else "unknown",
+                            detail=plan.reason_detail)
+
+
+def no_degree_sentence(question: Question) -> str:
+    """Say that there was no degree to look at."""
+    return (f"No feasible plan: no degree of {question.model.name} can be tried on "
+            f"{question.num_gpus} x {question.hardware.name}.")
+
+
+def no_plan_sentence(question: Question, *, tp: int, reason: str, detail: str) -> str:
+    """Say that no degree answers the question, and what the nearest one fails on."""
+    gpus = f"{question.num_gpus} x {question.hardware.name}"
     on = f"on {gpus}" if question.num_gpus_given else f"on up to {gpus}"
-    reason = plan.reason.value if plan.reason is not None else "unknown"
-    detail = f" ({plan.reason_detail.rstrip('.')})" if plan.reason_detail else ""
-    return (f"No feasible plan: {question.model.name} {on} fails on {reason} at TP {plan.tp}, "
-            f"the nearest degree{detail}.")
+    inside = f" ({detail.rstrip('.')})" if detail else ""
+    return f"No feasible plan: {question.model.name} {on} fails on {reason} at TP {tp}, the nearest degree{inside}."
 
 
-def _lead(rec: Recommendation, best: DegreePlan) -> str:
-    question = rec.question
+def serve_words(question: Question, best: DegreePlan | SimulatedDegree) -> str:
+    """Say what to serve and at which degree, or how many GPUs that needs where their number was asked for."""
     gpu = question.hardware.name
     if not question.num_gpus_given:
         return (f"{question.model.name} needs at least {best.tp * best.num_replicas} x {gpu}: "

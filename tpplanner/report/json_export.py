@@ -5,7 +5,7 @@ from importlib import metadata
 
 import msgspec
 
-from tpplanner.domain.plan import DegreePlan, Outcome, Recommendation, Uncertainty
+from tpplanner.domain.plan import DegreePlan, MemoryBudget, Outcome, Question, Recommendation, Uncertainty
 from tpplanner.errors import TpplannerError, reject
 from tpplanner.report.numbers import per_user_tok_s
 from tpplanner.report.plan_document import (
@@ -61,8 +61,8 @@ def to_document(rec: Recommendation) -> PlanDocument:
     """Return the typed JSON form of the recommendation."""
     return PlanDocument(
         schema_version=SCHEMA_VERSION,
-        tpplanner_version=_version(),
-        question=_question(rec),
+        tpplanner_version=version(),
+        question=question_record(rec.question),
         best=_best(rec),
         rule_of_thumb_tp=int(rec.rule_of_thumb_tp),
         ranked_by=rec.ranked_by,
@@ -97,13 +97,18 @@ def plan_record(plan: DegreePlan) -> PlanRecord:
         binding=None if outcome is None else outcome.binding.value,
         saturated=None if outcome is None else bool(outcome.saturated),
         extrapolated=() if outcome is None else tuple(outcome.extrapolated),
-        memory=None if memory is None else MemoryRecord(
-            **{name: finite(getattr(memory, name)) for name in MemoryRecord.__struct_fields__}
-        ),
+        memory=memory_record(memory),
         step=_step(outcome),
         **numbers,
         **doubts,
     )
+
+
+def memory_record(memory: MemoryBudget | None) -> MemoryRecord | None:
+    """Return the JSON form of the memory of one GPU."""
+    if memory is None:
+        return None
+    return MemoryRecord(**{name: finite(getattr(memory, name)) for name in MemoryRecord.__struct_fields__})
 
 
 def finite(value: float | None) -> float | None:
@@ -146,8 +151,8 @@ def _best(rec: Recommendation) -> BestRecord | None:
     )
 
 
-def _question(rec: Recommendation) -> QuestionRecord:
-    question = rec.question
+def question_record(question: Question) -> QuestionRecord:
+    """Return the JSON form of what was asked, defaults filled in."""
     model, engine, hardware = question.model, question.engine, question.hardware
     list_price = None if hardware.price_usd_h is None else hardware.price_usd_h.value
     return QuestionRecord(
@@ -184,7 +189,8 @@ def _number_or_name(value: float | str) -> float | str:
     return value if isinstance(value, str) else float(value)
 
 
-def _version() -> str:
+def version() -> str:
+    """Return the version of the package, as installed."""
     try:
         return metadata.version("tpplanner")
     except metadata.PackageNotFoundError:

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
-from tpplanner.domain.plan import COMMON_STD_FRAC, TIE_PROB_FRAC, TTFT_OVER_TPOT, FlipPoint, Recommendation
+from tpplanner.domain.plan import COMMON_STD_FRAC, TIE_PROB_FRAC, TTFT_OVER_TPOT, FlipPoint, Question, Recommendation
 from tpplanner.domain.quantity import Provenance, Quantity
 from tpplanner.domain.serving_fit import model_key
-from tpplanner.domain.workload import LoadMode
+from tpplanner.domain.workload import Load, LoadMode, Targets
 from tpplanner.report.numbers import grouped, milliseconds, percent, plural
 
 
@@ -20,7 +20,7 @@ def notes(rec: Recommendation) -> tuple[str, ...]:
     return (
         *(f"warning: {line}" for line in rec.warnings),
         f"load: {load_sentence(rec)}",
-        f"settings: {settings_sentence(rec)}",
+        f"settings: {settings_sentence(rec.question)}",
         f"ranked by: {rec.ranked_by}",
         *(f"assumption: {line}" for line in rec.assumptions),
         f"rule of thumb: {rule_of_thumb_sentence(rec)}",
@@ -43,10 +43,10 @@ def comparison_notes(recs: Sequence[Recommendation]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([
         *told("warning", of("warnings")),
         *(f"load: {load_sentence(rec)}" for rec in recs[:1]),
-        *(f"settings: {settings_sentence(rec)}" for rec in recs),
+        *(f"settings: {settings_sentence(rec.question)}" for rec in recs),
         *told("assumption", of("assumptions")),
         *told("uncertainty", [(rec.question.engine.name, uncertainty_sentence(rec)) for rec in recs]),
-        *(f"evidence: {line}" for rec in recs for line in profile_lines(rec)),
+        *(f"evidence: {line}" for rec in recs for line in profile_lines(rec.question)),
         *(f"evidence: {rec.question.engine.name}: {line}" for rec in recs for line in extrapolation_lines(rec)),
     ]))
 
@@ -54,32 +54,37 @@ def comparison_notes(recs: Sequence[Recommendation]) -> tuple[str, ...]:
 def load_sentence(rec: Recommendation) -> str:
     """Say what load was asked about, and whether a number is of the cluster, a replica or a GPU."""
     question = rec.question
-    value = grouped(question.load.value)
     lengths = f"{question.workload.isl_tok:,} tokens in, {question.workload.osl_tok:,} out"
-    match question.load.mode:
+    targets = targets_words(question.targets, "mean")
+    return "; ".join([load_words(question.load), lengths, *([targets] if targets else [])])
+
+
+def load_words(load: Load) -> str:
+    """Say what a load mode holds fixed, with its value."""
+    value = grouped(load.value)
+    match load.mode:
         case LoadMode.REQUEST_RATE:
-            load = f"{value} requests per second over the whole cluster"
+            return f"{value} requests per second over the whole cluster"
         case LoadMode.CONCURRENCY:
-            load = f"{value} requests in flight over the whole cluster"
+            return f"{value} requests in flight over the whole cluster"
         case LoadMode.BATCH_PER_GPU:
-            load = f"{value} requests in flight per GPU (a replica of TP t has t times as many)"
+            return f"{value} requests in flight per GPU (a replica of TP t has t times as many)"
         case LoadMode.CONCURRENCY_PER_REPLICA:
-            load = f"{value} requests in flight per replica, whatever its degree"
+            return f"{value} requests in flight per replica, whatever its degree"
         case LoadMode.SLO_CAPACITY:
-            load = "the highest at which the targets hold"
+            return "the highest at which the targets hold"
         case LoadMode.OFFLINE:
-            load = "everything queued at once"
-    targets = [
-        f"mean {name} <= {milliseconds(limit)} ms"
-        for name, limit in (("TTFT", question.targets.ttft_s), ("TPOT", question.targets.tpot_s))
-        if limit is not None
-    ]
-    return "; ".join([load, lengths, *([", ".join(targets)] if targets else [])])
+            return "everything queued at once"
 
 
-def settings_sentence(rec: Recommendation) -> str:
+def targets_words(targets: Targets, statistic: str) -> str:
+    """Name the targets on a statistic (mean, p99) of the latencies; empty where there is none."""
+    limits = (("TTFT", targets.ttft_s), ("TPOT", targets.tpot_s))
+    return ", ".join(f"{statistic} {name} <= {milliseconds(limit)} ms" for name, limit in limits if limit is not None)
+
+
+def settings_sentence(question: Question) -> str:
     """Name every setting that shapes the answer, defaults included, in the engines' spelling."""
-    question = rec.question
     switches = question.engine.switches
     states = ", ".join(
         f"{name} {'on' if getattr(switches, name) else 'off'}" for name in switches.__slots__
@@ -104,21 +109,23 @@ def rule_of_thumb_sentence(rec: Recommendation) -> str:
 
 def uncertainty_sentence(rec: Recommendation) -> str:
     """Say what intervals and probabilities are made of, and what counts as a tie."""
-    question = rec.question
+    return (f"{error_words(rec.question)}; intervals hold 80 % of single runs; a degree ties where it is the better of itself "
+            f"and the best with {percent(TIE_PROB_FRAC)} probability or more")
+
+
+def error_words(question: Question) -> str:
+    """Say what is known of the errors of the figures: residuals of measured runs, or an assumption."""
     residual, ratio = question.engine.tpot_residual, question.engine.ratio_error_frac.value
     here = f"{question.engine.name} on {question.hardware.name}"
     if residual is None:
-        made = (f"no measured runs to go by: assumed errors of TPOT of {percent(COMMON_STD_FRAC)} common to all degrees and "
+        return (f"no measured runs to go by: assumed errors of TPOT of {percent(COMMON_STD_FRAC)} common to all degrees and "
                 f"{percent(ratio)} between two, {TTFT_OVER_TPOT:g} times that for TTFT")
-    elif not residual.num_runs:
-        made = f"no measured runs of {here}: what the model leaves over on those of other machines"
-    else:
-        own = sum(name == model_key(question.model) for name in residual.model_keys)
-        runs = [f"{plural(own, 'measured run')} of this model"] if own else ["no measured run of this model"]
-        runs += [f"{residual.num_runs - own:,} of other models"] if own < residual.num_runs else []
-        made = f"residuals of {' and '.join(runs)}, {here}"
-    return (f"{made}; intervals hold 80 % of single runs; a degree ties where it is the better of itself and the best with "
-            f"{percent(TIE_PROB_FRAC)} probability or more")
+    if not residual.num_runs:
+        return f"no measured runs of {here}: what the model leaves over on those of other machines"
+    own = sum(name == model_key(question.model) for name in residual.model_keys)
+    runs = [f"{plural(own, 'measured run')} of this model"] if own else ["no measured run of this model"]
+    runs += [f"{residual.num_runs - own:,} of other models"] if own < residual.num_runs else []
+    return f"residuals of {' and '.join(runs)}, {here}"
 
 
 def flip_sentence(flip: FlipPoint) -> str:
@@ -145,17 +152,17 @@ def flip_sentence(flip: FlipPoint) -> str:
 
 def evidence_lines(rec: Recommendation) -> tuple[str, ...]:
     """Count the coefficients behind the figures by provenance, and name those used outside their range."""
-    return (*profile_lines(rec), *extrapolation_lines(rec))
+    return (*profile_lines(rec.question), *extrapolation_lines(rec))
 
 
-def profile_lines(rec: Recommendation) -> tuple[str, ...]:
+def profile_lines(question: Question) -> tuple[str, ...]:
     """Count the coefficients of the machine and of the engine by provenance; documented defaults apart."""
     lines = []
-    hardware = rec.question.hardware
+    hardware = question.hardware
     # Kernels stand in for the efficiencies of the rooflines, all but that of element-wise work.
     replaced = set() if hardware.kernels is None else {
         id(q) for q in quantities(hardware.efficiency) if q is not hardware.efficiency.elementwise_memory}
-    for profile in (hardware, rec.question.engine):
+    for profile in (hardware, question.engine):
         known = [q for q in quantities(profile) if id(q) not in replaced]
         stated = [quantity for quantity in known if not is_default(quantity)]
         counts = Counter(quantity.provenance for quantity in stated)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from tpplanner.domain.plan import DegreePlan, Recommendation
+from tpplanner.domain.plan import DegreePlan, Question, Recommendation
 from tpplanner.report.headline import tied_degrees
 from tpplanner.report.numbers import grouped, percent, plural, probability
 from tpplanner.units import MS
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A000", "#8C8C8C",
 )
-_SERIES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY)
+SERIES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY)
 _MARKERS = "osD^vPX*"
 _DPI = 150
 
@@ -65,7 +65,7 @@ def _draw_throughput(axes: "Axes", x: int, rec: Recommendation, plan: DegreePlan
     word = f"\nbest{chance}" if plan.tp == rec.best_tp else f"\ntie{chance}" if plan.tp in tied else ""
     out = "" if plan.feasible else f"\n{_out(plan)}"
     number = grouped(value) if outcome is not None else ""
-    _above(axes, x, tip, f"{number}{word}{out}".strip(), bold=plan.tp == rec.best_tp)
+    above(axes, x, tip, f"{number}{word}{out}".strip(), bold=plan.tp == rec.best_tp)
     return tip
 
 
@@ -95,7 +95,7 @@ _TERMS = (("scalable", BLUE), ("communication", ORANGE), ("sampling", GREEN), ("
 def _draw_step(axes: "Axes", x: int, plan: DegreePlan) -> float:
     """Stack the terms of one degree and return the height of the stack [ms]."""
     if plan.outcome is None:
-        _above(axes, x, 0.0, _out(plan))
+        above(axes, x, 0.0, _out(plan))
         return 0.0
     step = plan.outcome.step
     exposed_s = max(0.0, step.total_s - step.scalable_s - step.comm_s - step.sampling_s)
@@ -111,7 +111,7 @@ def _draw_step(axes: "Axes", x: int, plan: DegreePlan) -> float:
     wall = step.total_s / MS
     axes.plot([x - 0.36, x + 0.36], [wall, wall], color="black", linewidth=1.4, zorder=3)
     out = "" if plan.feasible else f"\n{_out(plan)}"
-    _above(axes, x, tip, f"{wall:.1f} ms\n{percent(step.non_scalable_frac)}\nnot scalable{out}")
+    above(axes, x, tip, f"{wall:.1f} ms\n{percent(step.non_scalable_frac)}\nnot scalable{out}")
     return tip
 
 
@@ -134,7 +134,7 @@ def plot_pareto(rec: Recommendation, points: Curves) -> "Figure":
         ordered = sorted(curve, key=lambda point: point[2])
         if not ordered:
             continue
-        colour = _SERIES[index % len(_SERIES)]
+        colour = SERIES[index % len(SERIES)]
         axes.plot([p[0] for p in ordered], [p[1] for p in ordered], color=colour, linewidth=1.6, markersize=5,
                   marker=_MARKERS[index % len(_MARKERS)], label=f"TP {tp}", zorder=2)
         for point in {ordered[0], ordered[-1]}:
@@ -171,7 +171,7 @@ def pareto_frontier(points: Curves) -> list[tuple[float, float]]:
     return frontier[::-1]
 
 
-def _above(axes: "Axes", x: float, y: float, text: str, *, bold: bool = False) -> None:
+def above(axes: "Axes", x: float, y: float, text: str, *, bold: bool = False) -> None:
     """Write ``text`` just above a point."""
     axes.annotate(text, (x, y), xytext=(0, 4), textcoords="offset points", ha="center", va="bottom",
                   fontsize=9, fontweight="bold" if bold else "normal")
@@ -188,12 +188,16 @@ def _figure(rec: Recommendation, title: str) -> "tuple[Figure, Axes]":
     figure = Figure(figsize=(max(8.0, 0.95 * len(rec.plans) + 2.5), 4.8), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontweight="bold", pad=24)
-    subtitle = (f"{question.model.name} ({question.model.precision.name}), {question.num_gpus} x "
-                f"{question.hardware.name}, {question.engine.name}, "
-                f"{question.workload.isl_tok} in / {question.workload.osl_tok} out")
+    subtitle = f"{deployment_words(question)}, {question.workload.isl_tok} in / {question.workload.osl_tok} out"
     axes.text(0, 1.03, subtitle, transform=axes.transAxes, fontsize=9, color="#444444", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def deployment_words(question: Question) -> str:
+    """Name model, GPUs and engine below a title."""
+    return (f"{question.model.name} ({question.model.precision.name}), {question.num_gpus} x "
+            f"{question.hardware.name}, {question.engine.name}")
 
 
 def _degree_axis(axes: "Axes", rec: Recommendation) -> None:

@@ -48,6 +48,11 @@ def cell(text: str, style: str = "") -> Text:
     return Text(text, style=style)
 
 
+def natural_width(table: Table) -> int:
+    """Return the columns that a table fills where nothing is broken or cut."""
+    return Console(width=10_000, file=StringIO(), legacy_windows=False, force_jupyter=False).measure(table).maximum
+
+
 def render(table: Table, *, width: int | None = None, terminal: bool = False) -> str:
     """Return the table as text, without trailing blanks and without a final line break.
 

@@ -54,6 +54,7 @@ class Cluster:
         """Serve requests at the times at which they arrive."""
         arrival_s = self._traffic.arrival_s
         assert arrival_s is not None, self._traffic.name  # the caller chooses open or closed by it
+        self.times.arrival_s[:] = arrival_s
         pick = self._in_turn if router is Router.ROUND_ROBIN else self._least_outstanding
         if router is Router.LEAST_OUTSTANDING:
             self._finish_s = [[] for _ in self.replicas]
@@ -79,14 +80,17 @@ class Cluster:
                 best, fewest = replica, outstanding
         return best
 
-    def serve_closed(self, clients: list[int]) -> None:
-        """Serve requests one after the other, ``clients[i]`` of them at a time on replica i."""
+    def serve_closed(self, clients: list[int], *, ramp_s: float = 0.0) -> None:
+        """Serve requests one after the other, ``clients[i]`` of them at a time on replica i.
+
+        The clients of a replica start one after the other within ``ramp_s``; all at once where it is 0.
+        """
         self._next = iter(self._servable)
-        for number, count in enumerate(clients):
-            for _ in range(count):
-                request = next(self._next, None)
+        for turn in range(max(clients)):
+            for replica, count in zip(self.replicas, clients, strict=True):
+                request = next(self._next, None) if turn < count else None
                 if request is not None:
-                    self.replicas[number].push(request, 0.0)
+                    replica.push(request, ramp_s * turn / count)
         # The replica whose clock is behind goes on: clients draw requests in the order of time.
         ready = [(replica.now_s, replica.number) for replica in self.replicas if replica.has_work]
         heapify(ready)

@@ -18,6 +18,9 @@ FloatArray = NDArray[np.float64]
 _GROWTH_FRAC = 0.05
 """A queue that takes this share of all arrivals of the second half of a run, and grows throughout, has no end."""
 
+_LEAST_WINDOW_FRAC = 0.3
+"""Of the requests of a closed loop have to finish while all its clients are busy."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ServedBy:
@@ -42,20 +45,13 @@ def quantiles_of(values_s: FloatArray) -> Quantiles | None:
     return Quantiles(mean_s=float(values_s.mean()), p50_s=p50, p90_s=p90, p99_s=p99)
 
 
-def tpot_of(log: RequestLog) -> FloatArray:
-    """TPOT of each request [s]; NaN for outputs of one token."""
-    gaps = log.osl_tok - 1
-    return np.where(gaps > 0, (log.finish_s - log.first_token_s) / np.maximum(gaps, 1), np.nan)
-
-
 def meets(log: RequestLog, targets: Targets) -> NDArray[np.bool_]:
     """Which requests finished within every target; an output of one token has no TPOT to miss."""
-    ttft_s, tpot_s = log.first_token_s - log.arrival_s, tpot_of(log)
     good = log.completed
     if targets.ttft_s is not None:
-        good = good & (ttft_s <= targets.ttft_s)
+        good = good & (log.ttft_s <= targets.ttft_s)
     if targets.tpot_s is not None:
-        good = good & ~(tpot_s > targets.tpot_s)
+        good = good & ~(log.tpot_s > targets.tpot_s)
     return good
 
 
@@ -76,14 +72,48 @@ def is_saturated(log: RequestLog) -> bool:
     return third < fourth < last and last - third > 2.0 / 3.0 * _GROWTH_FRAC * arrived
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What finished per second, over ``window_s`` of the run."""
+
+    window_s: float
+    throughput_tok_s: float
+    request_rate_req_s: float
+    good_req_s: float
+
+
+def rates_of(log: RequestLog, targets: Targets, *, full_load_from_s: float | None) -> Rates:
+    """Rates over the whole run, first arrival to last token.
+
+    Where a closed loop's clients start one after the other, over the time in which all of them are busy: from
+    ``full_load_from_s`` to the last arrival. As the first requests of that time are then as far on as the last ones, what
+    finishes in it is what is served in it. Runs that leave too little of it are counted whole.
+    """
+    done = log.completed
+    if not done.any():
+        return Rates(window_s=0.0, throughput_tok_s=0.0, request_rate_req_s=0.0, good_req_s=0.0)
+    arrival_s = log.arrival_s[log.replica >= 0]
+    start_s, end_s = float(arrival_s.min()), float(log.finish_s[done].max())
+    if full_load_from_s is not None:
+        last_s = float(arrival_s.max())
+        within = done & (log.finish_s > full_load_from_s) & (log.finish_s <= last_s)
+        if within.sum() >= _LEAST_WINDOW_FRAC * done.sum():
+            done, start_s, end_s = within, full_load_from_s, last_s
+    window_s = end_s - start_s
+    return Rates(window_s=window_s, throughput_tok_s=float(log.osl_tok[done].sum()) / window_s,
+                 request_rate_req_s=float(done.sum()) / window_s, good_req_s=float((meets(log, targets) & done).sum()) / window_s)
+
+
 def outcome_of(log: RequestLog, meters: list[Meter], served_by: ServedBy, traffic: Traffic, *, prefix_hit_tok: int,
-               recomputed_tok: int) -> SimulatedOutcome:
+               recomputed_tok: int, full_load_from_s: float | None = None) -> SimulatedOutcome:
     """Figures of a run.
 
     Parameters
     ----------
     log, meters
         Times of the requests, and what each replica did.
+    full_load_from_s
+        See :func:`rates_of`.
     prefix_hit_tok, recomputed_tok
         Prompt tokens found in the prefix cache, and tokens computed again after an eviction.
     """
@@ -91,23 +121,23 @@ def outcome_of(log: RequestLog, meters: list[Meter], served_by: ServedBy, traffi
     asked = log.replica >= 0
     start_s = float(log.arrival_s[asked].min()) if asked.any() else 0.0
     duration_s = float(log.finish_s[done].max()) - start_s if done.any() else 0.0
-    output_tok = int(log.osl_tok[done].sum())
+    rates = rates_of(log, served_by.targets, full_load_from_s=full_load_from_s)
+    throughput = rates.throughput_tok_s
     good = meets(log, served_by.targets) if served_by.targets.any_set else None
-    per_s = 1.0 / duration_s if duration_s else 0.0
     seqs_s = sum(m.running_s for m in meters)
-    waited_s = np.nansum((log.start_s - log.arrival_s - log.outside_s)[asked])
+    waited_s = np.nansum(log.queue_s[asked])
     replica_s = max(len(meters) * duration_s, 1e-30)
     power_w, busy = _power(meters, served_by, duration_s)
-    tpot = tpot_of(log)[done]
+    tpot = log.tpot_s[done]
     return SimulatedOutcome(
         num_requests=int(done.size), num_completed=int(done.sum()), num_unservable=int(done.size - asked.sum()),
         duration_s=duration_s, num_steps=sum(m.num_steps for m in meters),
-        ttft=quantiles_of((log.first_token_s - log.arrival_s)[done]), tpot=quantiles_of(tpot[~np.isnan(tpot)]),
-        itl=GapHistogram.quantiles(m.gaps for m in meters), e2e=quantiles_of((log.finish_s - log.arrival_s)[done]),
-        queue=quantiles_of((log.start_s - log.arrival_s - log.outside_s)[done]),
-        throughput_tok_s=output_tok * per_s, throughput_per_gpu_tok_s=output_tok * per_s / served_by.num_gpus,
-        request_rate_req_s=float(done.sum()) * per_s,
-        goodput_req_s=None if good is None else float(good.sum()) * per_s,
+        ttft=quantiles_of(log.ttft_s[done]), tpot=quantiles_of(tpot[~np.isnan(tpot)]),
+        itl=GapHistogram.quantiles(m.gaps for m in meters), e2e=quantiles_of(log.e2e_s[done]),
+        queue=quantiles_of(log.queue_s[done]),
+        window_s=rates.window_s, throughput_tok_s=throughput, throughput_per_gpu_tok_s=throughput / served_by.num_gpus,
+        request_rate_req_s=rates.request_rate_req_s,
+        goodput_req_s=None if good is None else rates.good_req_s,
         goodput_frac=None if good is None else float(good.sum()) / max(int(asked.sum()), 1),
         offered_rate_req_s=traffic.rate_req_s, saturated=traffic.rate_req_s is not None and is_saturated(log),
         num_preemptions=int(log.num_preemptions.sum()), recomputed_tok=recomputed_tok,
@@ -117,8 +147,8 @@ def outcome_of(log: RequestLog, meters: list[Meter], served_by: ServedBy, traffi
         kv_used_frac=sum(m.tok_s for m in meters) / replica_s / served_by.kv_capacity_tok,
         kv_peak_frac=max((m.kv_peak_blocks for m in meters), default=0) / served_by.num_kv_blocks,
         num_unused_rows=sum(m.num_unused_rows for m in meters), busy_frac=busy, power_w=power_w,
-        energy_j_per_tok=float(energy_j_per_tok(power_w=power_w, throughput_tok_s=output_tok * per_s)) if output_tok else None,
-        cost_usd_per_mtok=_cost(served_by, output_tok * per_s),
+        energy_j_per_tok=float(energy_j_per_tok(power_w=power_w, throughput_tok_s=throughput)) if throughput else None,
+        cost_usd_per_mtok=_cost(served_by, throughput),
     )
 
 

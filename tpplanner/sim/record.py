@@ -101,9 +101,9 @@ class Series:
             del points[1::2]
             self._least_s = 2.0 * (points[-1][0] - points[0][0]) / _MAX_POINTS
 
-    def log(self, replica: int) -> LoadSeries:
-        """Return the series as arrays."""
-        columns = np.asarray(self._points, dtype=float).reshape(-1, 4).T
+    def log(self, replica: int, *, end_s: float) -> LoadSeries:
+        """Return the series as arrays; at ``end_s`` nothing runs any more."""
+        columns = np.asarray([*self._points, (end_s, 0, 0, 0.0)], dtype=float).T
         return LoadSeries(replica=replica, time_s=columns[0], num_running_seqs=columns[1], num_waiting_seqs=columns[2],
                           kv_used_frac=columns[3])
 

@@ -95,7 +95,7 @@ def _config(grid: ReplicaGrid, pool: KvPool, options: SimulationOptions) -> Sche
 
 def simulate(
     deployment: Deployment, traffic: Traffic, *, options: SimulationOptions, clients: list[int] | None = None,
-    targets: Targets | None = None, clock: Clock | None = None, progress: Progress | None = None,
+    ramp_s: float = 0.0, targets: Targets | None = None, clock: Clock | None = None, progress: Progress | None = None,
 ) -> tuple[SimulatedOutcome, RunDetail]:
     """Serve ``traffic`` on the replicas.
 
@@ -103,6 +103,8 @@ def simulate(
     ----------
     clients
         Of each replica, in a closed loop; ``None`` serves the requests when they arrive.
+    ramp_s
+        Time within which these clients start, evenly spaced [s].
     targets
         For goodput.
     clock
@@ -124,7 +126,7 @@ def simulate(
     if clients is None:
         cluster.serve_open(options.router)
     else:
-        cluster.serve_closed(clients)
+        cluster.serve_closed(clients, ramp_s=ramp_s)
     served_by = ServedBy(
         model=grid.model, hardware=grid.hardware, tp=int(np.asarray(grid.tp)), num_gpus=deployment.num_gpus,
         kv_capacity_tok=pool.num_blocks * grid.engine.kv_block_size_tok, num_kv_blocks=pool.num_blocks,
@@ -133,8 +135,9 @@ def simulate(
     schedulers = [replica.scheduler for replica in cluster.replicas]
     outcome = outcome_of(log, [r.meter for r in cluster.replicas], served_by, traffic,
                          prefix_hit_tok=sum(s.num_found_tok for s in schedulers),
-                         recomputed_tok=sum(s.num_recomputed_tok for s in schedulers))
-    series = tuple(r.meter.series.log(r.number) for r in cluster.replicas)
+                         recomputed_tok=sum(s.num_recomputed_tok for s in schedulers),
+                         full_load_from_s=ramp_s if clients is not None and ramp_s > 0 else None)
+    series = tuple(r.meter.series.log(r.number, end_s=r.now_s) for r in cluster.replicas)
     return outcome, RunDetail(requests=log, series=series, steps=_step_log(cluster))
 
 
