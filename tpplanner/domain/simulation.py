@@ -81,7 +81,7 @@ class SimulatedOutcome:
         Over completed requests; ``tpot`` leaves out outputs of one token, ``queue`` is the wait from arrival to the
         first step that carries the request, what it spends outside the engine left out. ``None`` where there is none.
     window_s
-        Time over which rates are taken: the whole run, or of a closed loop the time in which all clients are busy.
+        Time over which rates are taken: that under full load, without filling and draining, where the run has enough of it.
     throughput_tok_s, request_rate_req_s
         Output tokens and completed requests per second.
     goodput_req_s, goodput_frac

@@ -77,7 +77,7 @@ COST = (
 VERDICT = "verdict"
 
 
-_LOAD_CAPTION = "Load, batch, KV cache, energy, cost (rates: first arrival to last token; closed loop: while all clients work)"
+_LOAD_CAPTION = "Load, batch, KV cache, energy and cost (rates under full load, without filling and draining)"
 
 
 def tables_text(sim: Simulation, *, width: int | None, terminal: bool) -> str:

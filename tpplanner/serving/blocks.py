@@ -1,6 +1,7 @@
 """The KV blocks of one replica: who holds which, and which prompts' blocks are found again."""
 
 from collections.abc import Sequence as Row
+from itertools import pairwise
 from typing import Protocol
 
 from tpplanner.errors import WorkloadError, reject
@@ -26,6 +27,10 @@ class BlockPool(Protocol):
 
     def num_idle(self, keys: Row[int]) -> int:
         """Count the blocks of ``keys``, all of them found, that nobody holds: sharing them uses up free blocks."""
+        ...
+
+    def forgets_last_first(self, keys: Row[int]) -> bool:
+        """Whether the blocks of ``keys``, all of them found, that nobody holds will be taken from the last to the first."""
         ...
 
     def share(self, keys: Row[int]) -> list[int]:
@@ -83,6 +88,10 @@ class PlainPool:
         """Count none."""
         return 0
 
+    def forgets_last_first(self, keys: Row[int]) -> bool:
+        """Say so of nothing."""
+        return True
+
     def share(self, keys: Row[int]) -> list[int]:
         """Share nothing."""
         return []
@@ -95,17 +104,18 @@ class PrefixPool:
     """Blocks that keep their contents after they are given back, until they are taken for something else.
 
     Free blocks wait in the order in which they were given back; a sequence's last tokens are forgotten before its first,
-    so that what is left of a prompt is a prefix.
+    so that what is left of a prompt is a prefix. (Two that computed the same prefix at once have their own blocks of it, of
+    which one is found: the end of one prompt may outlive its beginning, computed for the other. It is not found then.)
     """
 
-    __slots__ = ("_block_of", "_free", "_holders", "_key_of", "_never_used", "num_blocks", "num_free")
+    __slots__ = ("_block_of", "_free", "_holders", "_key_of", "_never_used", "_num_returned", "num_blocks", "num_free")
 
     def __init__(self, num_blocks: int) -> None:
         if num_blocks < 1:
             reject(WorkloadError, "num_kv_blocks", "be >= 1", num_blocks, "block pool")
         self.num_blocks = self.num_free = num_blocks
-        self._never_used = 0
-        self._free: dict[int, None] = {}
+        self._never_used = self._num_returned = 0
+        self._free: dict[int, int] = {}
         self._holders: dict[int, int] = {}
         self._key_of: dict[int, int] = {}
         self._block_of: dict[int, int] = {}
@@ -139,7 +149,8 @@ class PrefixPool:
                 self._holders[block] = holders
             else:
                 del self._holders[block]
-                self._free[block] = None
+                self._num_returned += 1
+                self._free[block] = self._num_returned
                 self.num_free += 1
 
     def find(self, keys: Row[int]) -> int:
@@ -154,6 +165,11 @@ class PrefixPool:
     def num_idle(self, keys: Row[int]) -> int:
         """Count the blocks of ``keys`` that nobody holds."""
         return sum(self._block_of[key] not in self._holders for key in keys)
+
+    def forgets_last_first(self, keys: Row[int]) -> bool:
+        """Compare when the blocks were given back."""
+        turns = [self._free[self._block_of[key]] for key in keys if self._block_of[key] in self._free]
+        return all(second < first for first, second in pairwise(turns))
 
     def share(self, keys: Row[int]) -> list[int]:
         """Hold the blocks of ``keys`` too."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
+from tpplanner.serving.blocks import BlockPool
 from tpplanner.serving.sequence import Sequence
 
 
@@ -64,3 +65,13 @@ class DecodeSet:
         """Blocks that ``num_steps`` steps after step ``after_index`` begin."""
         rounds, rest = divmod(num_steps, self._block_size_tok)
         return rounds * len(self._members) + sum(len(self.due(after_index + 1 + i)) for i in range(rest))
+
+    def begin_blocks(self, pool: BlockPool, after_index: int, num_steps: int) -> None:
+        """Give the sequences the blocks that they begin in ``num_steps`` steps after step ``after_index``."""
+        rounds, rest = divmod(num_steps, self._block_size_tok)
+        if rounds:
+            for sequence in self._members:
+                sequence.blocks.extend(pool.take(rounds))
+        for i in range(rest):
+            for sequence in self.due(after_index + 1 + i):
+                sequence.blocks.extend(pool.take(1))

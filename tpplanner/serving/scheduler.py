@@ -12,6 +12,7 @@ and keeps its blocks until that step is committed.
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Sequence as Row
 
 from tpplanner.domain.engine import Preemption
 from tpplanner.errors import WorkloadError, reject
@@ -82,15 +83,15 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """Pick the next step; ``None`` where nothing can run (now, or until the step in flight is committed)."""
         index = self._index + 1
+        if self._held and len(self.decoding.due(index)) > self.pool.num_free:
+            return None  # blocks are on their way back: nobody is evicted for want of them
         evicted: list[Sequence] = []
         num_out = self._make_room_for_decodes(index, evicted)
         chunks: list[Chunk] = []
-        budget = self.config.max_num_batched_tokens - len(self.decoding)
-        budget, out = self._continue_prompts(chunks, evicted, budget)
-        num_out += out
+        budget = self._continue_prompt(chunks, evicted, self.config.max_num_batched_tokens - len(self.decoding))
         back: list[Sequence] = []
         if not evicted:
-            back = self._swap_in(budget)
+            back = self._swap_in()
             if not self.swapped:
                 self._admit(chunks, budget - len(back), self.config.max_num_seqs - self.num_running_seqs - len(back))
         if not (len(self.decoding) or back or chunks):
@@ -116,7 +117,7 @@ class Scheduler:
                 sequence.status = Status.PREFILL
                 self.prefilling.append(sequence)
         self._index = index
-        self._settled = step.is_decode_only
+        self._settled = step.is_decode_only and not self._held
         return step
 
     def commit(self, step: Step, finished: Iterable[Sequence] = ()) -> int:
@@ -148,6 +149,9 @@ class Scheduler:
         """
         if not self._settled:
             return 0
+        # The first in the queue finds no room by the blocks that decodes use up, but where they break up its known prefix.
+        if self.waiting and not self.pool.forgets_last_first(self._known_keys(self.waiting[0])):
+            return 0
         free = self.pool.num_free
         if self.decoding.num_blocks_needed(self._index, limit) <= free:
             return limit
@@ -155,14 +159,7 @@ class Scheduler:
 
     def repeat(self, step: Step, num_steps: int) -> Step:
         """Schedule ``num_steps`` more steps like ``step``, which :meth:`num_steady_steps` allows, and return the last."""
-        size = self.config.kv_block_size_tok
-        rounds, rest = divmod(num_steps, size)
-        if rounds:
-            for sequence in self.decoding:
-                sequence.blocks.extend(self.pool.take(rounds))
-        for i in range(rest):
-            for sequence in self.decoding.due(self._index + 1 + i):
-                sequence.blocks.extend(self.pool.take(1))
+        self.decoding.begin_blocks(self.pool, self._index, num_steps)
         self.decoding.advance(num_steps)
         self._index += num_steps
         return step._replace(step_index=self._index, context_tok=self.decoding.context_tok)
@@ -176,40 +173,40 @@ class Scheduler:
         while sequence.num_remembered < full:
             self.pool.remember(sequence.blocks[sequence.num_remembered], sequence.keys[sequence.num_remembered])
             sequence.num_remembered += 1
+            self._settled = False  # who waits may need fewer blocks now
 
     def _make_room_for_decodes(self, index: int, evicted: list[Sequence]) -> int:
         """Give a block to each sequence that begins one, evicting the newest where there are too few."""
         due, num_out = self.decoding.due(index), 0
         while len(due) > self.pool.num_free:
             num_out += self._evict_newest(evicted)
-        for sequence in due:
-            sequence.blocks.extend(self.pool.take(1))
+        self.decoding.begin_blocks(self.pool, self._index, 1)
         return num_out
 
-    def _continue_prompts(self, chunks: list[Chunk], evicted: list[Sequence], budget: int) -> tuple[int, int]:
-        num_out = 0
-        for sequence in tuple(self.prefilling):
-            num_tok = min(sequence.target_tok - sequence.cached_tok, budget)
-            if num_tok <= 0:
-                break
-            missing = self._num_blocks(sequence.cached_tok + num_tok) - len(sequence.blocks)
-            while missing > self.pool.num_free and sequence.status is Status.PREFILL:
-                num_out += self._evict_newest(evicted)
-            if sequence.status is not Status.PREFILL:
-                break
-            sequence.blocks.extend(self.pool.take(missing))
-            chunks.append(self._chunk(sequence, num_tok))
-            budget -= num_tok
-        return budget, num_out
+    def _continue_prompt(self, chunks: list[Chunk], evicted: list[Sequence], budget: int) -> int:
+        """Compute more of the prompt that took all the budget of the step before; return what is left of this step's."""
+        if not self.prefilling:
+            return budget
+        [sequence] = self.prefilling
+        num_tok = min(sequence.target_tok - sequence.cached_tok, budget)
+        missing = self._num_blocks(sequence.cached_tok + num_tok) - len(sequence.blocks)
+        if missing > self.pool.num_free:
+            if not self._held:
+                self._evict_newest(evicted)
+            return 0
+        sequence.blocks.extend(self.pool.take(missing))
+        chunks.append(self._chunk(sequence, num_tok))
+        return budget - num_tok
 
     def _chunk(self, sequence: Sequence, num_tok: int) -> Chunk:
         start = sequence.cached_tok
         sequence.cached_tok += num_tok
         return Chunk(sequence, start, num_tok, sequence.cached_tok == sequence.target_tok)
 
-    def _swap_in(self, budget: int) -> list[Sequence]:
+    def _swap_in(self) -> list[Sequence]:
+        """Take back sequences while there are seats and blocks; a seat has its token. No prompt is half done beside them."""
         back: list[Sequence] = []
-        while self.swapped and len(back) < budget and self.num_running_seqs + len(back) < self.config.max_num_seqs:
+        while self.swapped and self.num_running_seqs + len(back) < self.config.max_num_seqs:
             sequence = self.swapped[0]
             needed = self._num_blocks(sequence.target_tok)
             if needed + self._watermark > self.pool.num_free:
@@ -230,12 +227,15 @@ class Scheduler:
             budget -= num_tok
             seats -= 1
 
+    def _known_keys(self, sequence: Sequence) -> Row[int]:
+        """Keys of the blocks that it need not compute; at least one token it must, which samples the next one."""
+        keys = sequence.keys[: (sequence.target_tok - 1) // self.config.kv_block_size_tok]
+        return keys[: self.pool.find(keys)]
+
     def _place(self, sequence: Sequence, budget: int) -> int:
         """Give the sequence the blocks of its first chunk; return the chunk's tokens, 0 where there is no room."""
         pool, size = self.pool, self.config.kv_block_size_tok
-        # At least one token is computed: it samples the next one.
-        known = sequence.keys[: (sequence.target_tok - 1) // size] if sequence.keys else ()
-        known = known[: pool.find(known)] if known else ()
+        known = self._known_keys(sequence)
         found_tok = len(known) * size
         num_tok = min(sequence.target_tok - found_tok, budget)
         needed = self._num_blocks(found_tok + num_tok) - len(known)
@@ -249,7 +249,8 @@ class Scheduler:
         sequence.blocks = [*pool.share(known), *pool.take(needed)] if known else pool.take(needed)
         sequence.cached_tok = found_tok
         sequence.num_remembered = len(known)
-        self.num_found_tok += found_tok
+        if not sequence.num_preemptions:  # one that finds its own prompt again was asked for once
+            self.num_found_tok += found_tok
         return num_tok
 
     def _evict_newest(self, evicted: list[Sequence]) -> int:
@@ -278,17 +279,14 @@ class Scheduler:
         """Take the sequence out of queue or batch; return whether it was in decode."""
         before, sequence.status = sequence.status, Status.DONE
         self._settled = False
-        match before:
-            case Status.DECODE:
-                self.decoding.leave(sequence, self._index)
-            case Status.PREFILL:
-                self.prefilling.remove(sequence)
-            case Status.WAITING:
-                self.waiting.remove(sequence)
-            case Status.SWAPPED:
-                self.swapped.remove(sequence)
-            case Status.DONE:
-                reject(WorkloadError, "sequence", "be unfinished", sequence, "scheduler")
+        if before is Status.DECODE:
+            self.decoding.leave(sequence, self._index)
+        elif before is Status.PREFILL:
+            self.prefilling.remove(sequence)
+        elif before is Status.DONE:
+            reject(WorkloadError, "sequence", "be unfinished", sequence, "scheduler")
+        else:
+            (self.waiting if before is Status.WAITING else self.swapped).remove(sequence)
         return before is Status.DECODE
 
     def _release(self, sequence: Sequence) -> None:
@@ -297,7 +295,5 @@ class Scheduler:
         self._return_blocks(sequence)
 
     def _return_blocks(self, sequence: Sequence) -> None:
-        self._settled = False
         self.pool.give_back(sequence.blocks)
         sequence.blocks = []
-        sequence.num_remembered = 0

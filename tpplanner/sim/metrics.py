@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tpplanner.cost.energy import cost_usd_per_mtok, energy_j_per_tok, gpu_power_w
+from tpplanner.cost.energy import cost_usd_per_mtok, gpu_power_w
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
 from tpplanner.domain.simulation import Quantiles, RequestLog, SimulatedOutcome
@@ -19,7 +19,7 @@ _GROWTH_FRAC = 0.05
 """A queue that takes this share of all arrivals of the second half of a run, and grows throughout, has no end."""
 
 _LEAST_WINDOW_FRAC = 0.3
-"""Of the requests of a closed loop have to finish while all its clients are busy."""
+"""Of the requests have to finish under full load, and of the time between first and last arrival, for rates to be theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,22 +83,30 @@ class Rates:
 
 
 def rates_of(log: RequestLog, targets: Targets, *, full_load_from_s: float | None) -> Rates:
-    """Rates over the whole run, first arrival to last token.
+    """Rates under full load: without the time in which the replicas fill, and that after the last arrival.
 
-    Where a closed loop's clients start one after the other, over the time in which all of them are busy: from
-    ``full_load_from_s`` to the last arrival. As the first requests of that time are then as far on as the last ones, what
-    finishes in it is what is served in it. Runs that leave too little of it are counted whole.
+    As the requests that are under way when that time begins are as far on as those at its end, what finishes in it is
+    what is served in it. Runs that leave too little of it, and those in which all requests arrive at once, are counted
+    whole, first arrival to last token.
+
+    Parameters
+    ----------
+    full_load_from_s
+        When the last client of a closed loop has started, infinity where all start at once, as a benchmark that counts
+        whole runs does [s]; ``None`` for an open loop, whose replicas are taken to be
+        full when nine in ten of the requests would have been served that arrive first.
     """
     done = log.completed
     if not done.any():
         return Rates(window_s=0.0, throughput_tok_s=0.0, request_rate_req_s=0.0, good_req_s=0.0)
     arrival_s = log.arrival_s[log.replica >= 0]
-    start_s, end_s = float(arrival_s.min()), float(log.finish_s[done].max())
-    if full_load_from_s is not None:
-        last_s = float(arrival_s.max())
-        within = done & (log.finish_s > full_load_from_s) & (log.finish_s <= last_s)
-        if within.sum() >= _LEAST_WINDOW_FRAC * done.sum():
-            done, start_s, end_s = within, full_load_from_s, last_s
+    start_s, end_s, last_s = float(arrival_s.min()), float(log.finish_s[done].max()), float(arrival_s.max())
+    if full_load_from_s is None:
+        full_load_from_s = start_s + float(np.quantile((log.finish_s - log.start_s + log.outside_s)[done], 0.9))
+    within = done & (log.finish_s > full_load_from_s) & (log.finish_s <= last_s)
+    long_enough = last_s - full_load_from_s >= _LEAST_WINDOW_FRAC * (last_s - start_s)
+    if long_enough and within.sum() >= _LEAST_WINDOW_FRAC * done.sum():
+        done, start_s, end_s = within, full_load_from_s, last_s
     window_s = end_s - start_s
     return Rates(window_s=window_s, throughput_tok_s=float(log.osl_tok[done].sum()) / window_s,
                  request_rate_req_s=float(done.sum()) / window_s, good_req_s=float((meets(log, targets) & done).sum()) / window_s)
@@ -122,7 +130,7 @@ def outcome_of(log: RequestLog, meters: list[Meter], served_by: ServedBy, traffi
     start_s = float(log.arrival_s[asked].min()) if asked.any() else 0.0
     duration_s = float(log.finish_s[done].max()) - start_s if done.any() else 0.0
     rates = rates_of(log, served_by.targets, full_load_from_s=full_load_from_s)
-    throughput = rates.throughput_tok_s
+    throughput, output_tok = rates.throughput_tok_s, int(log.osl_tok[done].sum())
     good = meets(log, served_by.targets) if served_by.targets.any_set else None
     seqs_s = sum(m.running_s for m in meters)
     waited_s = np.nansum(log.queue_s[asked])
@@ -147,7 +155,7 @@ def outcome_of(log: RequestLog, meters: list[Meter], served_by: ServedBy, traffi
         kv_used_frac=sum(m.tok_s for m in meters) / replica_s / served_by.kv_capacity_tok,
         kv_peak_frac=max((m.kv_peak_blocks for m in meters), default=0) / served_by.num_kv_blocks,
         num_unused_rows=sum(m.num_unused_rows for m in meters), busy_frac=busy, power_w=power_w,
-        energy_j_per_tok=float(energy_j_per_tok(power_w=power_w, throughput_tok_s=throughput)) if throughput else None,
+        energy_j_per_tok=power_w * duration_s / output_tok if output_tok else None,
         cost_usd_per_mtok=_cost(served_by, throughput),
     )
 

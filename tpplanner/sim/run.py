@@ -1,5 +1,6 @@
 """One simulated run: traffic on the replicas of one degree."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -136,7 +137,7 @@ def simulate(
     outcome = outcome_of(log, [r.meter for r in cluster.replicas], served_by, traffic,
                          prefix_hit_tok=sum(s.num_found_tok for s in schedulers),
                          recomputed_tok=sum(s.num_recomputed_tok for s in schedulers),
-                         full_load_from_s=ramp_s if clients is not None and ramp_s > 0 else None)
+                         full_load_from_s=None if clients is None else ramp_s or math.inf)
     series = tuple(r.meter.series.log(r.number, end_s=r.now_s) for r in cluster.replicas)
     return outcome, RunDetail(requests=log, series=series, steps=_step_log(cluster))
 
