@@ -10,13 +10,13 @@ True
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tpplanner.api import Answer, Validation, compare_engines, load_model, question, recommend, simulate, validate
+    from tpplanner.api import Answer, Validation, compare_engines, load_model, question, recommend, simulate, sweep, validate
     from tpplanner.errors import TpplannerError
 
 __version__ = "0.1.0"
 __all__ = [
     "Answer", "TpplannerError", "Validation", "__version__", "compare_engines", "load_model", "question", "recommend", "simulate",
-    "validate",
+    "sweep", "validate",
 ]
 
 

@@ -1,6 +1,7 @@
 """The library's front door: names and numbers in, typed answers out. The CLI calls nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tpplanner.api.answer import Answer
@@ -12,11 +13,13 @@ from tpplanner.io.model_config import load_model
 from tpplanner.planner.recommend import recommend as recommend_question
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tpplanner.api.simulated import Simulated
     from tpplanner.api.simulation import Progress
 
 __all__ = ["Answer", "TpplannerError", "Validation", "compare_engines", "load_model", "question", "recommend",
-           "simulate", "validate"]
+           "simulate", "sweep", "validate"]
 
 
 def recommend(*, flip_points: bool = True, **asked: Unpack[Asked]) -> Answer:
@@ -147,3 +150,49 @@ def simulate(
     traffic = {name: asked.pop(name) for name in list(asked) if name in TrafficAsked.__annotations__}
     options = {name: asked.pop(name) for name in list(asked) if name in OptionsAsked.__annotations__}
     return simulate_question(tp=tp, traffic=traffic, options=options, asked=asked, progress=progress)  # type: ignore[arg-type]
+
+
+def sweep(
+    plan: str | Path | Mapping[str, object], out: str | Path | None = None, jobs: int | None = None,
+    ray_address: str | None = None, progress: Callable[[int, int], None] | None = None, *, overwrite: bool = False,
+) -> "pd.DataFrame":
+    """Answer every point of a plan: one row per point and degree (docs/sweeps.md).
+
+    Parameters
+    ----------
+    plan
+        A TOML file, or a mapping of the same form.
+    out
+        A ``.parquet`` or ``.csv`` file for the rows. Until it is written, finished points are kept in a folder beside it,
+        and a run that was interrupted goes on from there.
+    jobs
+        Processes, by default one per core; 1 runs in this process. A script that uses more must call this function under
+        ``if __name__ == "__main__":``. With ``ray_address``: the cores of ``"local"``, or of the cluster to keep busy.
+    ray_address
+        ``"auto"``, ``"ray://HOST:PORT"``, or ``"local"`` to start Ray on this machine.
+    progress
+        Called with the points that are done and those that there are.
+    overwrite
+        Whether ``out`` may be replaced.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The settings of the point, the figures of the degree (SI units), ``is_best``, ``status`` (``ok``, or ``error: ...``
+        in the one row of a point without an answer) and ``wall_s``, the time that the point took.
+
+    Raises
+    ------
+    TpplannerError
+        If the plan makes no sense, or ``out`` cannot be written.
+
+    Examples
+    --------
+    >>> frame = sweep({"run": {"kind": "recommend"},
+    ...                "grid": {"model": "Qwen/Qwen3-8B", "gpus": ["1xl40s", "2xl40s"], "isl": 512, "osl": 128}}, jobs=1)
+    >>> frame.loc[frame.is_best, ["gpus", "tp"]].values.tolist()
+    [['1xl40s', 1], ['2xl40s', 1]]
+    """
+    from tpplanner.api.sweeping import sweep_frame
+
+    return sweep_frame(plan, out, jobs=jobs, ray_address=ray_address, progress=progress, overwrite=overwrite)

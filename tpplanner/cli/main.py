@@ -13,6 +13,7 @@ from tpplanner.cli.predict import predict
 from tpplanner.cli.profiles import profiles
 from tpplanner.cli.recommend import recommend
 from tpplanner.cli.simulate import simulate
+from tpplanner.cli.sweep import sweep
 from tpplanner.cli.validate import validate
 from tpplanner.errors import TpplannerError
 
@@ -30,7 +31,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (recommend, simulate, explain, predict, validate, calibrate, profiles, models):
+for _command in (recommend, simulate, sweep, explain, predict, validate, calibrate, profiles, models):
     cli.add_command(_command)
 
 

@@ -18,4 +18,5 @@ def sampling_s(
     is at least one row and at most the rows themselves.
     """
     rows = np.maximum(num_sampled / tp, np.minimum(num_sampled, 1.0)) if seq_parallel else num_sampled
-    return np.where(np.greater(num_sampled, 0), task.fixed_s.value, 0.0) + task.per_seq_s.value * rows
+    total: FloatOrArray = task.per_seq_s.value * rows
+    return total + task.fixed_s.value * np.greater(num_sampled, 0)
