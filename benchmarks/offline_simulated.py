@@ -83,7 +83,8 @@ def main() -> None:
     closed, sim = validate(runs), validate(runs, predictions=[prediction for prediction, _ in found])
     print_decisions(closed, sim)
     for name, judged in (("closed form", closed), ("simulated", sim)):
-        figures = {key: round(value, 4) for key, value in judged.figures().items() if key.startswith(("all.offline", "all.throughput"))}
+        figures = {key: round(value, 4) for key, value in judged.figures().items()
+                   if key.startswith(("all.offline", "all.throughput"))}
         print(f"\n{name}: {figures}")
     print(f"\n{sum(n for _, n in found):,} sequences lost their place")
 

@@ -38,7 +38,10 @@ def reject(
         ...
     tpplanner.errors.WorkloadError: --isl: isl_tok must be >= 1, got -3
     """
-    shown = repr(value)
+    try:
+        shown = repr(value).replace("\n", " ")
+    except ValueError:  # an integer of more digits than Python prints
+        shown = type(value).__name__
     if len(shown) > 80:
         shown = shown[:77] + "..."
     prefix = f"{place}: " if place else ""

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated import make_sim, make_steps
 
-from tpplanner.domain.simulation import LoadSeries, RequestLog, StepLog, compared_s
+from tpplanner.domain.simulation import LoadSeries, RequestLog, StepLog
+from tpplanner.domain.statistic import compared_s
 from tpplanner.report.simulation_logs import KINDS, REQUEST_COLUMNS, chrome_trace, requests_csv, requests_frame
 
 NAN = float("nan")

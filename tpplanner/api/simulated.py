@@ -1,5 +1,8 @@
 """A simulated answer with its ways out: tables, figures, logs, files."""
 
+import os
+import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,13 +10,14 @@ from typing import TYPE_CHECKING
 from tpplanner.domain.plan import DegreePlan, Recommendation
 from tpplanner.domain.simulation import SimulatedDegree, Simulation
 from tpplanner.errors import OutputError, WorkloadError, reject
+from tpplanner.planner.predict import plan_one
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 _SUMMARY = ("simulation.json", "simulation.csv", "latency_cdf.png", "degrees.png", "launch.sh")
-_PER_DEGREE = ("requests-tp{tp}", "steps-tp{tp}.trace.json", "load-tp{tp}.png")
+_OF_A_DEGREE = re.compile(r"requests-tp\d+\.(csv|parquet)|steps-tp\d+\.trace\.json|load-tp\d+\.png")
 _LARGE_LOG = 100_000
 """Requests above which a log is written as Parquet where pyarrow is installed: a tenth of the time and size of CSV."""
 
@@ -40,7 +44,8 @@ class Simulated:
         """The closed form's plan of the best degree: what the launch lines are made of."""
         if self.best_tp is None:
             return None
-        return next((p for p in self.recommendation.plans if p.tp == self.best_tp), None)
+        listed = next((p for p in self.recommendation.plans if p.tp == self.best_tp), None)
+        return listed or plan_one(self.recommendation.question, self.best_tp)
 
     def degree(self, tp: int) -> SimulatedDegree:
         """Return one degree.
@@ -124,17 +129,20 @@ def _folder(folder: str | Path) -> Path:
     return Path(folder)
 
 
-def check_simulated_outputs(folder: str | Path, tps: tuple[int, ...], *, overwrite: bool) -> None:
-    """Raise ``OutputError`` where :func:`write_simulated` would; writes nothing."""
+def check_simulated_outputs(folder: str | Path, *, overwrite: bool) -> None:
+    """Raise ``OutputError`` where :func:`write_simulated` would, whatever the degrees turn out to be; writes nothing."""
     from tpplanner.io.files import OutputFolder
 
-    names = [name.format(tp=tp) for tp in tps for name in _PER_DEGREE]
-    logs = [name + suffix for name in names if name.startswith("requests") for suffix in (".csv", ".parquet")]
-    OutputFolder(path=_folder(folder), overwrite=overwrite).check((*_SUMMARY, *logs, *(n for n in names if "." in n)))
+    path = _folder(folder)
+    found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() and os.access(path, os.R_OK) else []
+    logs = [name for name in found if _OF_A_DEGREE.fullmatch(name)]
+    OutputFolder(path=path, overwrite=overwrite).check((*_SUMMARY, *logs))
 
 
 def write_simulated(answer: Simulated, folder: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
     """Write the figures, the plots, and of each degree its request log, step timeline and load over time; all or none.
+
+    With ``overwrite`` the files of another run's degrees are removed once the new ones are in place.
 
     Raises
     ------
@@ -156,7 +164,21 @@ def write_simulated(answer: Simulated, folder: str | Path, *, overwrite: bool) -
     for degree in answer.degrees:
         if degree.detail is not None:
             contents |= _degree_contents(answer, degree)
-    return OutputFolder(path=_folder(folder), overwrite=overwrite).write(contents)
+    path = _folder(folder)
+    written = OutputFolder(path=path, overwrite=overwrite).write(contents)
+    _remove_others(path, contents)
+    return written
+
+
+def _remove_others(folder: Path, kept: Container[str]) -> None:
+    """Remove what an earlier run left of degrees or formats that this one has not."""
+    stale = [entry for entry in folder.iterdir()
+             if entry.name not in kept and (entry.name in _SUMMARY or _OF_A_DEGREE.fullmatch(entry.name))]
+    try:
+        for entry in stale:
+            entry.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot remove files of an earlier run: {error.strerror or error}") from None
 
 
 def _degree_contents(answer: Simulated, degree: SimulatedDegree) -> dict[str, str | bytes]:

@@ -1,6 +1,7 @@
 """Every degree under single requests: what the closed form cannot see."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from tpplanner.api.question import LOADS, question
 from tpplanner.api.simulated import Simulated
+from tpplanner.api.simulation_load import check_load, clients_of, default_requests, few_requests
 from tpplanner.api.traffic import Source, TrafficAsked, source_of
 from tpplanner.cost.replica import ReplicaGrid
 from tpplanner.domain.checks import check_count, check_real
@@ -20,28 +22,20 @@ from tpplanner.domain.simulation import (
     SimulatedOutcome,
     Simulation,
     SimulationOptions,
-    compared_s,
-    statistic,
 )
-from tpplanner.domain.traffic import Traffic
+from tpplanner.domain.statistic import compared_s, statistic
+from tpplanner.domain.traffic import MAX_ARRIVAL_S, Traffic
 from tpplanner.domain.workload import LoadMode
 from tpplanner.errors import WorkloadError, nearest, reject
 from tpplanner.planner.plans import grid_of, price_of
 from tpplanner.planner.predict import plan_one
 from tpplanner.planner.recommend import recommend as recommend_question
 from tpplanner.sim.capacity import highest_rate
+from tpplanner.sim.metrics import has_settled
 from tpplanner.sim.run import Deployment, clock_of, kv_pool, simulate
 
 Progress = Callable[[int, int, int], None]
 """Called with a degree, its finished requests, and how many it has in all."""
-
-_LEAST_REQUESTS = 1000
-_TRAFFIC_S, _SEARCHED_TRAFFIC_S = 300.0, 60.0
-"""Traffic that a run at a rate serves, and each run of a search for a rate: the time after its last arrival weighs little."""
-
-_WAVES = 20
-"""Requests per client of a closed loop, and per place in the batch where all are queued at once."""
-_MOST_DEFAULT_REQUESTS = 50_000
 
 _NO_RUN = (Reason.HEADS, Reason.GPUS, Reason.WEIGHTS)
 
@@ -74,6 +68,7 @@ class _Ran:
     traffic: Traffic
     outcome: SimulatedOutcome
     detail: RunDetail
+    holds: bool
 
 
 def meets_targets(question: Question, outcome: SimulatedOutcome, log: RequestLog, quantile: float | None) -> bool:
@@ -86,32 +81,6 @@ def meets_targets(question: Question, outcome: SimulatedOutcome, log: RequestLog
         if target is not None and value is not None and value > target:
             return False
     return True
-
-
-def default_requests(question: Question, plans: Sequence[DegreePlan]) -> int:
-    """Requests of a run that was not told how many: enough waves that its start and end weigh little."""
-    ran = [(p.num_replicas, p.outcome) for p in plans if p.outcome is not None]
-    match question.load.mode:
-        case LoadMode.REQUEST_RATE:
-            wanted = [_TRAFFIC_S * (question.load.value or 0.0)]
-        case LoadMode.SLO_CAPACITY:
-            wanted = [_SEARCHED_TRAFFIC_S * outcome.request_rate_req_s for _, outcome in ran]
-        case _:
-            wanted = [_WAVES * replicas * outcome.concurrency_per_replica for replicas, outcome in ran]
-    return int(min(max([_LEAST_REQUESTS, *wanted]), _MOST_DEFAULT_REQUESTS))
-
-
-def _clients(question: Question, plan: DegreePlan) -> list[int]:
-    """Clients of each replica."""
-    value = question.load.value or 0.0
-    match question.load.mode:
-        case LoadMode.CONCURRENCY:
-            each, rest = divmod(max(round(value), 1), plan.num_replicas)
-            return [each + (i < rest) for i in range(plan.num_replicas)]
-        case LoadMode.BATCH_PER_GPU:
-            return [max(round(value * plan.tp), 1)] * plan.num_replicas
-        case _:
-            return [max(round(value), 1)] * plan.num_replicas
 
 
 class _DegreeRuns:
@@ -127,8 +96,8 @@ class _DegreeRuns:
                                       price_usd_h=price_of(question))
         self._clock = clock_of(grid, setting.options)
 
-    def run(self) -> _Ran | None:
-        """Serve the load of the question; ``None`` where no rate holds the targets."""
+    def run(self) -> _Ran:
+        """Serve the load of the question, or the highest rate that holds the targets: the lowest one tried where none does."""
         source, load, count = self._setting.source, self._setting.question.load, self._num_requests
         match load.mode:
             case LoadMode.REQUEST_RATE:
@@ -139,13 +108,17 @@ class _DegreeRuns:
             case LoadMode.SLO_CAPACITY:
                 return self._at_capacity()
             case _:
-                return self._serve(source.requests(count), clients=_clients(self._setting.question, self._plan))
+                return self._serve(source.requests(count), clients=clients_of(self._setting.question, self._plan))
 
     def _ramp_s(self) -> float:
         given, outcome = self._setting.ramp_s, self._plan.outcome
         if given is not None:
             return given
         return 0.0 if outcome is None or outcome.e2e_s is None else outcome.e2e_s
+
+    def _requests_at(self, rate_req_s: float, expected_req_s: float) -> int:
+        """Requests of a run of the search: more at higher rates, so that it takes as long as at the rate first tried."""
+        return math.ceil(self._num_requests * max(rate_req_s / expected_req_s, 1.0))
 
     def _serve(self, traffic: Traffic, *, clients: list[int] | None = None) -> _Ran:
         progress, tp, count = self._setting.progress, self._plan.tp, traffic.num_requests
@@ -154,21 +127,31 @@ class _DegreeRuns:
             if progress is not None:
                 progress(tp, done, count)
 
-        outcome, detail = simulate(
-            self._deployment, traffic, options=self._setting.options, clients=clients, targets=self._setting.question.targets,
-            ramp_s=0.0 if clients is None else self._ramp_s(), clock=self._clock, progress=tell)
-        return _Ran(traffic=traffic, outcome=outcome, detail=detail)
-
-    def _at_capacity(self) -> _Ran | None:
         question, options = self._setting.question, self._setting.options
+        outcome, detail = simulate(
+            self._deployment, traffic, options=options, clients=clients, targets=question.targets,
+            ramp_s=0.0 if clients is None else self._ramp_s(), clock=self._clock, progress=tell)
+        return _Ran(traffic=traffic, outcome=outcome, detail=detail,
+                    holds=meets_targets(question, outcome, detail.requests, options.slo_quantile))
+
+    def _at_capacity(self) -> _Ran:
+        lowest: tuple[float, _Ran] | None = None
+        outcome = self._plan.outcome
+        expected = max(1e-3, 1.0 if outcome is None else outcome.request_rate_req_s)
 
         def at(rate_req_s: float) -> tuple[_Ran, bool]:
-            ran = self._serve(self._setting.source.at_rate(rate_req_s, self._num_requests))
-            return ran, meets_targets(question, ran.outcome, ran.detail.requests, options.slo_quantile)
+            nonlocal lowest
+            if lowest is not None and self._num_requests > 0.1 * MAX_ARRIVAL_S * rate_req_s:
+                return lowest[1], False  # a request in years: no rate at all
+            ran = self._serve(self._setting.source.at_rate(rate_req_s, self._requests_at(rate_req_s, expected)))
+            ran = replace(ran, holds=ran.holds and has_settled(ran.detail.requests))
+            if lowest is None or rate_req_s < lowest[0]:
+                lowest = rate_req_s, ran
+            return ran, ran.holds
 
-        expected = self._plan.outcome.request_rate_req_s if self._plan.outcome is not None else 1.0
-        found = highest_rate(at, start_req_s=max(expected, 1e-3))
-        return None if found is None else found[1]
+        found = highest_rate(at, start_req_s=expected)
+        assert lowest is not None  # the first rate was served
+        return lowest[1] if found is None else found[1]
 
 
 def _simulated(setting: Setting, plan: DegreePlan, num_requests: int) -> tuple[SimulatedDegree, Traffic | None]:
@@ -178,15 +161,15 @@ def _simulated(setting: Setting, plan: DegreePlan, num_requests: int) -> tuple[S
     if plan.reason in _NO_RUN:
         return nothing, None
     runs = _DegreeRuns(setting, plan, num_requests)
-    if kv_pool(runs.grid).num_blocks < 1:
+    pool = kv_pool(runs.grid)
+    if pool.num_blocks < 1:
         return replace(nothing, reason=Reason.KV_CACHE, reason_detail="not one KV block fits"), None
     ran = runs.run()
-    if ran is None:
-        targets = setting.question.targets
-        reason = Reason.TPOT if targets.tpot_s is not None and targets.ttft_s is None else Reason.TTFT
-        return replace(nothing, reason=reason, reason_detail="the targets hold at no rate that was tried"), None
-    good = meets_targets(setting.question, ran.outcome, ran.detail.requests, setting.options.slo_quantile)
-    done = replace(nothing, reason=None, reason_detail="", outcome=ran.outcome, meets_targets=good, detail=ran.detail)
+    # Windows and recurrent states make the simulated pool another than the engine's count of it.
+    memory = None if plan.memory is None else replace(
+        plan.memory, num_kv_blocks=pool.num_blocks, kv_capacity_tok=pool.num_blocks * setting.question.engine.kv_block_size_tok)
+    done = replace(nothing, reason=None, reason_detail="", memory=memory, outcome=ran.outcome, meets_targets=ran.holds,
+                   detail=ran.detail)
     return done, ran.traffic
 
 
@@ -208,45 +191,85 @@ def _ranked_by(mode: LoadMode, quantile: float | None) -> str:
     return "throughput of all GPUs"
 
 
+def _not_served(setting: Setting, num_requests: int) -> Traffic:
+    """Requests that no degree could serve at all."""
+    load, source = setting.question.load, setting.source
+    match load.mode:
+        case LoadMode.REQUEST_RATE if load.value is not None:
+            return source.at_rate(load.value, num_requests)
+        case LoadMode.OFFLINE:
+            return source.at_once(num_requests)
+        case _:
+            return source.requests(num_requests)
+
+
+def _warnings(setting: Setting, traffic: Traffic, plans: Sequence[DegreePlan]) -> Iterator[str]:
+    yield from few_requests(setting.question, plans, traffic.num_requests)
+    limit = setting.question.model.max_context_tok
+    too_long = int((traffic.isl_tok + traffic.osl_tok > limit).sum())
+    if too_long:
+        yield f"{too_long:,} requests exceed the context limit of {limit:,} tokens; they are served, engines refuse or cut them"
+    if setting.options.prefix_caching and traffic.prefix_ids is None:
+        yield "prefix caching finds nothing: the traffic names no prefixes that prompts share"
+
+
 def run_setting(setting: Setting, rec: Recommendation, plans: Sequence[DegreePlan]) -> Simulated:
     """Simulate ``plans`` of a closed-form answer and rank them."""
-    count = default_requests(setting.question, plans)
-    runs = [_simulated(setting, plan, count) for plan in plans]
+    question, source = setting.question, setting.source
+    searched = question.load.mode is LoadMode.SLO_CAPACITY
+    counts = [default_requests(question, [plan] if searched else plans) for plan in plans]
+    runs = [_simulated(setting, plan, count) for plan, count in zip(plans, counts, strict=True)]
     degrees = tuple(degree for degree, _ in runs)
     good = [d for d in degrees if d.meets_targets and d.outcome is not None]
     best = max(good, key=lambda d: (*_score(setting, d), -d.tp), default=None)
     served = [traffic for _, traffic in runs if traffic is not None]
     rates = [t.rate_req_s or 0.0 for t in served]
-    traffic = served[int(np.argmax(rates))] if served else setting.source.requests(count)
+    traffic = served[int(np.argmax(rates))] if served else _not_served(setting, min(counts, default=1))
     simulation = Simulation(
-        question=setting.question, traffic=traffic, options=setting.options, degrees=degrees,
-        best_tp=None if best is None else best.tp, seed=setting.source.seed,
-        ranked_by=_ranked_by(setting.question.load.mode, setting.options.slo_quantile),
-        warnings=(*setting.source.notes, *rec.warnings))
+        question=question, traffic=traffic, options=setting.options, degrees=degrees,
+        best_tp=None if best is None else best.tp, seed=source.seed,
+        ranked_by=_ranked_by(question.load.mode, setting.options.slo_quantile),
+        warnings=(*source.notes, *_warnings(setting, traffic, plans), *rec.warnings))
     return Simulated(simulation=simulation, recommendation=rec)
 
 
 def _options(asked: OptionsAsked) -> SimulationOptions:
-    router = asked.get("router") or Router.ROUND_ROBIN
+    given = {name: value for name, value in asked.items() if value is not None and name != "ramp_s"}
+    for name in ("prefix_caching", "step_by_step"):
+        if not isinstance(given.get(name, False), bool):
+            reject(WorkloadError, name, "be True or False", given[name], "simulation")
+    if "router" in given:
+        given["router"] = _router(given["router"])
+    return SimulationOptions(**given)  # type: ignore[arg-type]
+
+
+def _router(name: object) -> Router:
     known = [r.value for r in Router]
-    if router not in known:
-        raise WorkloadError(f"--router: unknown {router!r}; known: {', '.join(known)}. {nearest(router, known)}".rstrip())
-    return SimulationOptions(
-        router=Router(router), prefix_caching=bool(asked.get("prefix_caching")), slo_quantile=asked.get("slo_quantile"),
-        watermark_frac=float(asked.get("watermark_frac") or 0.0), step_by_step=bool(asked.get("step_by_step")),
-        num_timeline_steps=asked.get("num_timeline_steps") or 0)
+    if not isinstance(name, str) or name not in known:
+        hint = nearest(name[:100], known) if isinstance(name, str) else ""
+        reject(WorkloadError, "router", f"be among {', '.join(known)}" + (f" ({hint})" if hint else ""), name, "--router")
+    return Router(name)
 
 
-def _plans(rec: Recommendation, tp: str | int | Sequence[int] | None) -> list[DegreePlan]:
-    """Plans of the degrees asked for: those of the table, or those named, in the table or not."""
-    if tp is None or tp == "all":
-        return list(rec.plans)
-    named = [tp] if isinstance(tp, int) else tp
-    if isinstance(named, str) or not named:
+def _degrees(tp: object) -> list[int] | None:
+    """Degrees that were named, ascending; ``None`` for those of the table."""
+    if tp is None or (isinstance(tp, str) and tp == "all"):
+        return None
+    named: list[Any] = list(tp) if isinstance(tp, Iterable) and not isinstance(tp, str | bytes | Mapping) else [tp]
+    if not named or isinstance(tp, str | Mapping):
         reject(WorkloadError, "tp", "be all, a degree, or degrees", tp, "--tp")
     for degree in named:
+        if degree is None:
+            reject(WorkloadError, "tp", "be an integer", degree, "--tp")
         check_count(WorkloadError, "--tp", tp=degree)
-    return [next((p for p in rec.plans if p.tp == t), None) or plan_one(rec.question, t) for t in sorted(set(named))]
+    return sorted(set(named))
+
+
+def _plans(rec: Recommendation, degrees: list[int] | None) -> list[DegreePlan]:
+    """Plans of the degrees asked for: those of the table, or those named, in the table or not."""
+    if degrees is None:
+        return list(rec.plans)
+    return [next((p for p in rec.plans if p.tp == t), None) or plan_one(rec.question, t) for t in degrees]
 
 
 def _question(asked: dict[str, Any], source: Source) -> Question:
@@ -254,13 +277,11 @@ def _question(asked: dict[str, Any], source: Source) -> Question:
     given = {**asked, "isl": max(round(source.mean_isl_tok), 1), "osl": max(round(source.mean_osl_tok), 1)}
     if given.get("sampling") is None and source.sampling is not None:
         given["sampling"] = source.sampling.value
-    built = question(**given)
-    own = source.own_load()
-    if own is None or any(given.get(name) is not None for name in LOADS) or given.get("offline"):
-        return built
-    if built.load.mode is LoadMode.SLO_CAPACITY and not source.replays:
-        return built
-    return replace(built, load=own)
+    own, named = source.own_load(), any(given.get(name) is not None for name in LOADS) or given.get("offline")
+    searched = given.get("ttft_ms") is not None or given.get("tpot_ms") is not None
+    if own is not None and not named and (source.replays or not searched):
+        given[own.mode.value] = own.value
+    return question(**given)
 
 
 def simulate_question(
@@ -268,9 +289,12 @@ def simulate_question(
     progress: Progress | None = None,
 ) -> Simulated:
     """Answer by simulation; :func:`tpplanner.simulate` documents the arguments."""
-    source, chosen = source_of(traffic), _options(options)
-    ramp_s = options.get("ramp_s")
+    chosen, degrees, ramp_s = _options(options), _degrees(tp), options.get("ramp_s")
     check_real(WorkloadError, "--ramp", maximum=1e9, ramp_s=ramp_s)
-    rec = recommend_question(_question(asked, source), with_flip_points=False)
+    source = source_of(traffic)
+    built = _question(asked, source)
+    known = source.num_requests or (None if source.trace is None else source.trace.num_requests)
+    check_load(built, {**asked, **traffic, **options}, num_requests=known)
+    rec = recommend_question(built, with_flip_points=False)
     setting = Setting(question=rec.question, source=source, options=chosen, ramp_s=ramp_s, progress=progress)
-    return run_setting(setting, rec, _plans(rec, tp))
+    return run_setting(setting, rec, _plans(rec, degrees))

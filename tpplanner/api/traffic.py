@@ -1,23 +1,25 @@
 """From names, numbers and files to the requests of a simulation."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
-from tpplanner.domain.checks import check_count
+from tpplanner.domain.checks import check_count, check_real
 from tpplanner.domain.engine import SamplingPolicy
-from tpplanner.domain.traffic import Arrivals, FixedLength, HistogramLength, Length, SpreadLength, Traffic
+from tpplanner.domain.traffic import MAX_REQUEST_TOK, Arrivals, FixedLength, HistogramLength, Length, SpreadLength, Traffic
 from tpplanner.domain.workload import Load, LoadMode
 from tpplanner.errors import WorkloadError, nearest, reject
 from tpplanner.io.length_text import parse_length
 from tpplanner.io.traces import read_trace
-from tpplanner.sim.arrivals import all_at_once
+from tpplanner.sim.arrivals import MAX_BURSTINESS_CV, MIN_BURSTINESS_CV, all_at_once
 from tpplanner.sim.lengths import mean_tok
 from tpplanner.sim.presets import preset
 from tpplanner.sim.traffic import arriving, at_rate, drawn, head, sampled, scaled, tail
 
 MAX_REQUESTS = 10**8
+_OF_TRACES = ("trace_format", "chars_per_tok", "tokenizer", "scale_rate", "scale_isl", "scale_osl", "head", "tail")
 
 
 class TrafficAsked(TypedDict, total=False):
@@ -102,7 +104,11 @@ class Source:
 
     def at_rate(self, rate_req_s: float, num_requests: int) -> Traffic:
         """Return the requests as they arrive at a mean rate: a trace's own pattern stretched, or drawn times."""
-        if self.replays and self.trace is not None and self.num_requests is None:
+        if self.replays and self.trace is not None:
+            if self.num_requests is not None:
+                reject(WorkloadError, "num_requests",
+                       f"be at most {self.trace.num_requests} where the times of the trace are kept, or --arrivals be given",
+                       self.num_requests, self.name)
             return at_rate(self.trace, rate_req_s)
         return arriving(self.requests(num_requests), self.arrivals or Arrivals.POISSON, rate_req_s=rate_req_s,
                         burstiness_cv=self.burstiness_cv, seed=self.seed)
@@ -119,16 +125,33 @@ def _length(value: int | str | Length, flag: str) -> Length:
     if isinstance(value, FixedLength | SpreadLength | HistogramLength):
         return value
     if isinstance(value, bool) or not isinstance(value, int):
-        reject(WorkloadError, flag.strip("-"), "be tokens, or text such as lognormal:800:1.2", value, "traffic")
+        reject(WorkloadError, "length", "be tokens, or text such as lognormal:800:1.2", value, flag)
+    if not 1 <= value <= MAX_REQUEST_TOK:
+        reject(WorkloadError, "tok", f"be between 1 and {MAX_REQUEST_TOK:.0e}", value, flag)
     return FixedLength(tok=value)
 
 
-def _arrivals(name: str | None) -> Arrivals | None:
+def _shown(length: Length) -> str:
+    """Return a length as it is typed."""
+    match length:
+        case FixedLength():
+            return str(length.tok)
+        case SpreadLength():
+            return f"{length.kind}:{length.mean_tok:g}:{length.cv:g}"
+        case HistogramLength():
+            return f"histogram:{length.name}"
+
+
+def _arrivals(name: str | None, burstiness: float | None) -> Arrivals | None:
+    check_real(WorkloadError, "--burstiness", minimum=MIN_BURSTINESS_CV, maximum=MAX_BURSTINESS_CV, burstiness=burstiness)
     if name is None:
-        return None
+        return None if burstiness is None else Arrivals.GAMMA
     known = [kind.value for kind in Arrivals]
     if name not in known:
-        raise WorkloadError(f"--arrivals: unknown {name!r}; known: {', '.join(known)}. {nearest(name, known)}".rstrip())
+        hint = nearest(name[:100], known)
+        reject(WorkloadError, "arrivals", f"be among {', '.join(known)}" + (f" ({hint})" if hint else ""), name, "--arrivals")
+    if burstiness is not None and name != Arrivals.GAMMA:
+        reject(WorkloadError, "burstiness", f"be absent with {name} arrivals", burstiness, "--burstiness")
     return Arrivals(name)
 
 
@@ -147,8 +170,9 @@ def _file(asked: TrafficAsked, path: str | Path | Traffic) -> tuple[Traffic, tup
     first, last = asked.get("head"), asked.get("tail")
     traffic = traffic if first is None else head(traffic, first)
     traffic = traffic if last is None else tail(traffic, last)
-    factors = {name: asked.get(f"scale_{name}") for name in ("rate", "isl", "osl")}
-    return scaled(traffic, **{name: float(f) for name, f in factors.items() if isinstance(f, int | float)}), notes
+    rate, isl, osl = asked.get("scale_rate"), asked.get("scale_isl"), asked.get("scale_osl")
+    return scaled(traffic, rate=1.0 if rate is None else rate, isl=1.0 if isl is None else isl,
+                  osl=1.0 if osl is None else osl), notes
 
 
 def source_of(asked: TrafficAsked) -> Source:
@@ -159,22 +183,37 @@ def source_of(asked: TrafficAsked) -> Source:
     WorkloadError
         On contradictions, unknown names, bad numbers and bad files.
     """
-    seed, count, burstiness = asked.get("seed") or 0, asked.get("num_requests"), asked.get("burstiness")
+    _check_types(asked)
+    seed, count, burstiness = asked.get("seed"), asked.get("num_requests"), asked.get("burstiness")
     check_count(WorkloadError, "simulation", minimum=0, seed=seed)
     check_count(WorkloadError, "simulation", num_requests=count)
     if count is not None and count > MAX_REQUESTS:
         reject(WorkloadError, "num_requests", f"be at most {MAX_REQUESTS:.0e}", count, "simulation")
-    arrivals = _arrivals(asked.get("arrivals"))
-    if burstiness is not None and arrivals is None:
-        arrivals = Arrivals.GAMMA
-    common = {"arrivals": arrivals, "burstiness_cv": 1.0 if burstiness is None else float(burstiness), "num_requests": count,
-              "seed": seed}
+    arrivals = _arrivals(asked.get("arrivals"), burstiness)
+    common = {"arrivals": arrivals, "burstiness_cv": 1.0 if burstiness is None else float(burstiness),
+              "seed": 0 if seed is None else seed}
     trace = asked.get("trace")
-    if trace is not None:
-        traffic, notes = _file(asked, trace)
-        return Source(name=traffic.name, trace=traffic, isl=None, osl=None, notes=notes, **common)  # type: ignore[arg-type]
-    _refuse_without_trace(asked)
-    return _drawn_source(asked, common)
+    if trace is None:
+        _refuse_without_trace(asked)
+        return _drawn_source(asked, {**common, "num_requests": count})
+    traffic, notes = _file(asked, trace)
+    if arrivals is None and traffic.rate_req_s is not None and count is not None and count <= traffic.num_requests:
+        traffic, count = head(traffic, count), None
+    return Source(name=traffic.name, trace=traffic, isl=None, osl=None, notes=notes, num_requests=count,
+                  **common)  # type: ignore[arg-type]
+
+
+def _check_types(asked: TrafficAsked) -> None:
+    """Refuse what is no text, so that it is no traceback further down."""
+    for name in ("workload", "trace_format", "arrivals"):
+        value = asked.get(name)
+        if value is not None and not isinstance(value, str):
+            reject(WorkloadError, name, "be text", value, "simulation")
+    for name, types, wanted in (("trace", (str, os.PathLike, Traffic), "a path or a Traffic"),
+                                ("tokenizer", (str, os.PathLike), "a path")):
+        path = asked.get(name)
+        if path is not None and not (isinstance(path, types) and path != ""):
+            reject(WorkloadError, name, f"be {wanted}", path, "simulation")
 
 
 def _drawn_source(asked: TrafficAsked, common: Mapping[str, object]) -> Source:
@@ -185,7 +224,8 @@ def _drawn_source(asked: TrafficAsked, common: Mapping[str, object]) -> Source:
                 reject(WorkloadError, flag, "be given, or a trace, or a workload", None, "simulation")
         assert isl is not None
         assert osl is not None
-        return Source(name=f"{isl} in / {osl} out", trace=None, isl=_length(isl, "--isl"), osl=_length(osl, "--osl"),
+        prompt, output = _length(isl, "--isl"), _length(osl, "--osl")
+        return Source(name=f"{_shown(prompt)} in / {_shown(output)} out", trace=None, isl=prompt, osl=output,
                       **common)  # type: ignore[arg-type]
     named = preset(name)
     return Source(
@@ -195,6 +235,6 @@ def _drawn_source(asked: TrafficAsked, common: Mapping[str, object]) -> Source:
 
 
 def _refuse_without_trace(asked: TrafficAsked) -> None:
-    for name in ("trace_format", "chars_per_tok", "tokenizer", "scale_rate", "scale_isl", "scale_osl", "head", "tail"):
+    for name in _OF_TRACES:
         if asked.get(name) is not None:
             reject(WorkloadError, name, "be given with a trace only", asked.get(name), "simulation")

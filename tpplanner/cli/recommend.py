@@ -76,7 +76,8 @@ def _show(answer: Answer, output_format: str) -> None:
               help="Engine profiles side by side: throughput per degree, and where t_e moves.")
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table",
               show_default=True)
-@click.option("--save-dir", metavar="DIR", help="Also write plan.json, plan.csv, launch.sh and three plots.")
+@click.option("--save-dir", metavar="DIR",
+              help="Also write plan.json, plan.csv, launch.sh and three plots; simulated, what `tpplanner simulate` writes.")
 @click.option("--overwrite", is_flag=True, help="Let --save-dir replace existing files.")
 @click.pass_context
 def recommend(

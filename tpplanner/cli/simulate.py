@@ -83,7 +83,8 @@ def parse_degrees(text: str) -> str | list[int]:
     if text.strip() == "all":
         return "all"
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
+    # Other digits, superscripts among them, are digits to Python but no numbers.
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         reject(WorkloadError, "tp", "be all, or degrees such as 2,4,8", text, "--tp")
     return [int(part) for part in parts]
 
@@ -173,7 +174,7 @@ def check_save_dir(save_dir: str | None, *, overwrite: bool) -> None:
     if save_dir is not None:
         from tpplanner.api.simulated import check_simulated_outputs
 
-        check_simulated_outputs(save_dir, (), overwrite=overwrite)
+        check_simulated_outputs(save_dir, overwrite=overwrite)
 
 
 @click.command()

@@ -10,7 +10,6 @@ from tpplanner.io.trace_build import ReadTrace
 from tpplanner.io.trace_csv import read_csv_trace
 from tpplanner.io.trace_file import TraceFormat, check_trace_file, chosen_format, container_of
 from tpplanner.io.trace_json import read_lines_trace
-from tpplanner.io.trace_parquet import parquet_bytes, read_parquet_trace
 from tpplanner.io.trace_sharegpt import CountTok, read_sharegpt
 
 __all__ = ["ReadTrace", "TraceFormat", "read_trace", "write_trace"]
@@ -52,6 +51,9 @@ def read_trace(
         case "jsonl":
             return read_lines_trace(path, wanted, place)
         case "parquet":
+            # It brings pandas, which takes longer to import than the other formats to read.
+            from tpplanner.io.trace_parquet import read_parquet_trace
+
             return read_parquet_trace(path, place)
         case _:
             return read_sharegpt(path, place, chars_per_tok=chars_per_tok, tokenizer=tokenizer)
@@ -79,6 +81,8 @@ def write_trace(traffic: Traffic, path: str | Path, *, overwrite: bool = False) 
         case "jsonl":
             content = _lines_bytes(traffic)
         case _:
+            from tpplanner.io.trace_parquet import parquet_bytes
+
             content = parquet_bytes(traffic)
     return write_bytes_whole(path, content, overwrite=overwrite)
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpplanner.domain.plan import Reason
-from tpplanner.domain.simulation import SimulatedDegree, SimulatedOutcome, Simulation, compared_s, statistic
+from tpplanner.domain.simulation import SimulatedDegree, SimulatedOutcome, Simulation
+from tpplanner.domain.statistic import compared_s, statistic
 from tpplanner.domain.workload import LoadMode
 from tpplanner.report.headline import NEARNESS, no_degree_sentence, no_plan_sentence, serve_words
 from tpplanner.report.numbers import grouped, milliseconds, percent, plural
@@ -111,9 +112,12 @@ def _saturated(outcome: SimulatedOutcome, misses: Sequence[Verdict]) -> Verdict:
 def _misses(sim: Simulation, degree: SimulatedDegree) -> list[Verdict]:
     targets, name = sim.question.targets, statistic(sim.options.slo_quantile)
     pairs = zip((Reason.TTFT, Reason.TPOT), compared(sim, degree), (targets.ttft_s, targets.tpot_s), strict=True)
+    rate = degree.outcome.offered_rate_req_s if degree.outcome is not None else None
+    # Of a search that found no rate the run at the lowest one is shown.
+    at = f" even at {grouped(rate)} req/s" if rate is not None and sim.question.load.mode is LoadMode.SLO_CAPACITY else ""
     return [
         Verdict(reason.value, f"{reason.value.upper()} {name} {milliseconds(actual)} ms exceeds the target of "
-                f"{milliseconds(limit)} ms", actual / limit)
+                f"{milliseconds(limit)} ms{at}", actual / limit)
         for reason, actual, limit in pairs if actual is not None and limit is not None and actual > limit
     ]
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tpplanner.domain.simulation import FloatArray, LoadSeries, RequestLog, RunDetail, SimulatedDegree, Simulation, statistic
+from tpplanner.domain.simulation import FloatArray, LoadSeries, RequestLog, RunDetail, SimulatedDegree, Simulation
+from tpplanner.domain.statistic import statistic
 from tpplanner.errors import WorkloadError, reject
 from tpplanner.report.numbers import count, degrees, grouped, milliseconds, percent, plural
 from tpplanner.report.plots import BLUE, GREY, SERIES, VERMILION, above, deployment_words

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from tpplanner.domain.simulation import Quantiles, SimulatedDegree, SimulatedOutcome, Simulation, statistic
+from tpplanner.domain.simulation import Quantiles, SimulatedDegree, SimulatedOutcome, Simulation
+from tpplanner.domain.statistic import statistic
 from tpplanner.report.numbers import MISSING, count, grouped, milliseconds, percent
 from tpplanner.report.render import add_columns, cell, natural_width, new_table, render
 from tpplanner.report.simulation_headline import compared, verdict
@@ -77,7 +78,7 @@ COST = (
 VERDICT = "verdict"
 
 
-_LOAD_CAPTION = "Load, batch, KV cache, energy and cost (rates under full load, without filling and draining)"
+_LOAD_CAPTION = "Load, batch, KV cache, energy and cost (rates and $/M under full load, the rest over the whole run)"
 
 
 def tables_text(sim: Simulation, *, width: int | None, terminal: bool) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tpplanner.domain.simulation import Simulation, statistic
+from tpplanner.domain.simulation import Simulation
+from tpplanner.domain.statistic import statistic
 from tpplanner.domain.traffic import Traffic
 from tpplanner.domain.workload import LoadMode
 from tpplanner.report.notes import error_words, load_words, profile_lines, settings_sentence, targets_words
@@ -43,7 +44,8 @@ def simulation_notes(sim: Simulation) -> list[str]:
     """
     question = sim.question
     targets = targets_words(question.targets, statistic(sim.options.slo_quantile))
-    searched = "; each degree at its own rate, this is the highest" if question.load.mode is LoadMode.SLO_CAPACITY else ""
+    is_searched = question.load.mode is LoadMode.SLO_CAPACITY and sim.traffic.rate_req_s is not None
+    searched = "; each degree at its own rate, this is the highest" if is_searched else ""
     return [
         *(f"warning: {line}" for line in sim.warnings),
         f"traffic: {traffic_sentence(sim.traffic)}{searched}",
@@ -84,7 +86,9 @@ def run_sentence(sim: Simulation) -> str:
     """Name what shapes the run beside the traffic, defaults included."""
     options = sim.options
     clock = "every step on its own" if options.step_by_step else "equal decode steps at once"
-    return (f"router {options.router.value}, prefix caching {'on' if options.prefix_caching else 'off'}, "
+    open_loop = sim.question.load.mode in (LoadMode.REQUEST_RATE, LoadMode.SLO_CAPACITY, LoadMode.OFFLINE)
+    dealt = f"router {options.router.value}" if open_loop else "each replica with clients of its own"
+    return (f"{dealt}, prefix caching {'on' if options.prefix_caching else 'off'}, "
             f"watermark {percent(options.watermark_frac)} of the KV blocks, {clock}, seed {sim.seed}")
 
 

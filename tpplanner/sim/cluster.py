@@ -86,11 +86,11 @@ class Cluster:
         The clients of a replica start one after the other within ``ramp_s``; all at once where it is 0.
         """
         self._next = iter(self._servable)
-        for turn in range(max(clients)):
-            for replica, count in zip(self.replicas, clients, strict=True):
-                request = next(self._next, None) if turn < count else None
-                if request is not None:
-                    replica.push(request, ramp_s * turn / count)
+        starts = ((replica, ramp_s * turn / count) for turn in range(max(clients))
+                  for replica, count in zip(self.replicas, clients, strict=True) if turn < count)
+        # Ends with the requests, however many clients there are.
+        for (replica, start_s), request in zip(starts, self._next, strict=False):
+            replica.push(request, start_s)
         # The replica whose clock is behind goes on: clients draw requests in the order of time.
         ready = [(replica.now_s, replica.number) for replica in self.replicas if replica.has_work]
         heapify(ready)

@@ -18,6 +18,9 @@ FloatArray = NDArray[np.float64]
 _GROWTH_FRAC = 0.05
 """A queue that takes this share of all arrivals of the second half of a run, and grows throughout, has no end."""
 
+_LEAST_ARRIVALS = 20
+"""Fewer say nothing of a queue that grows."""
+
 _LEAST_WINDOW_FRAC = 0.3
 """Of the requests have to finish under full load, and of the time between first and last arrival, for rates to be theirs."""
 
@@ -56,20 +59,43 @@ def meets(log: RequestLog, targets: Targets) -> NDArray[np.bool_]:
 
 
 def is_saturated(log: RequestLog) -> bool:
-    """Whether requests arrive faster than they are served: the queue grows through the second half of the arrivals.
+    """Whether requests arrive faster than they are served: their number grows through the second half of the arrivals.
 
-    Waiting requests are those that arrived and that no step has carried. Their number, averaged over the third, fourth
-    and fifth sixth of the arrivals' time and so on, has to rise each time, and by a twentieth of what arrives.
+    Either those that wait, that is, arrived and no step has carried them; or, where a batch that is never full takes them
+    all in, those in flight, once requests are short beside the run (:func:`has_settled`). Their number, averaged over the
+    third, fourth and fifth sixth of the arrivals' time and so on, has to rise each time, and by a twentieth of what arrives;
+    in flight also by more than chance makes of it. A queue that is as long as that throughout the last third is one too.
     """
     asked = log.replica >= 0
-    arrival, start = np.sort(log.arrival_s[asked]), np.sort(log.start_s[asked])
-    if arrival.size < 20 or arrival[-1] <= arrival[0]:
+    arrival = np.sort(log.arrival_s[asked])
+    if arrival.size < _LEAST_ARRIVALS or arrival[-1] <= arrival[0]:
         return False
-    at = np.linspace(arrival[0], arrival[-1], 241)[1:]
-    waiting = np.searchsorted(arrival, at, side="right") - np.searchsorted(start, at, side="right")
-    third, fourth, last = (float(part.mean()) for part in np.split(waiting[120:], 3))
-    arrived = arrival.size / 2.0
-    return third < fourth < last and last - third > 2.0 / 3.0 * _GROWTH_FRAC * arrived
+    at = np.linspace(arrival[0], arrival[-1], 241)[121:]
+    arrived = np.searchsorted(arrival, at, side="right")
+    waiting, in_flight = (arrived - np.searchsorted(np.sort(until[asked]), at, side="right")
+                          for until in (log.start_s, log.finish_s))
+    gaps = np.diff(arrival)
+    dispersion = max(float(gaps.var() / gaps.mean() ** 2), 1.0)
+    # A queue that only just keeps up wanders about as a random walk does, the more so the burstier arrivals are.
+    least = max(2.0 / 3.0 * _GROWTH_FRAC * arrival.size / 2.0, (dispersion * arrival.size / 3.0) ** 0.5)
+    # A queue that is long throughout the last third does not drain either, however the rate of a trace goes up and down.
+    if _grows(waiting, least) or waiting[-80:].min() > least:
+        return True
+    return has_settled(log) and _grows(in_flight, max(least, 3.0 * (dispersion * float(in_flight.mean())) ** 0.5))
+
+
+def _grows(numbers: NDArray[np.int64], least: float) -> bool:
+    third, fourth, last = (float(part.mean()) for part in np.split(numbers, 3))
+    return third < fourth < last and last - third > least
+
+
+def has_settled(log: RequestLog) -> bool:
+    """Whether nine in ten requests take less than half of the arrivals' time, so that what is in flight can be steady."""
+    done = log.completed
+    if not done.any():
+        return False
+    arrival = log.arrival_s[log.replica >= 0]
+    return bool(np.quantile(log.e2e_s[done], 0.9) <= 0.5 * (arrival.max() - arrival.min()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +108,11 @@ class Rates:
     good_req_s: float
 
 
-def rates_of(log: RequestLog, targets: Targets, *, full_load_from_s: float | None) -> Rates:
+def rates_of(log: RequestLog, targets: Targets, *, full_load_from_s: float | None, keeps_up: bool = False) -> Rates:
     """Rates under full load: without the time in which the replicas fill, and that after the last arrival.
+
+    Replicas that keep up with arrivals serve what arrives: all requests in the time in which they come, whatever the
+    degree. Otherwise:
 
     As the requests that are under way when that time begins are as far on as those at its end, what finishes in it is
     what is served in it. Runs that leave too little of it, and those in which all requests arrive at once, are counted
@@ -95,13 +124,18 @@ def rates_of(log: RequestLog, targets: Targets, *, full_load_from_s: float | Non
         When the last client of a closed loop has started, infinity where all start at once, as a benchmark that counts
         whole runs does [s]; ``None`` for an open loop, whose replicas are taken to be
         full when nine in ten of the requests would have been served that arrive first.
+    keeps_up
+        Whether an open loop was found not to be saturated.
     """
     done = log.completed
     if not done.any():
         return Rates(window_s=0.0, throughput_tok_s=0.0, request_rate_req_s=0.0, good_req_s=0.0)
     arrival_s = log.arrival_s[log.replica >= 0]
     start_s, end_s, last_s = float(arrival_s.min()), float(log.finish_s[done].max()), float(arrival_s.max())
-    if full_load_from_s is None:
+    if keeps_up:
+        # n arrivals have n - 1 gaps between them; the last one lasts as long as the others in the mean.
+        end_s, full_load_from_s = start_s + (last_s - start_s) * arrival_s.size / (arrival_s.size - 1), np.inf
+    elif full_load_from_s is None:
         full_load_from_s = start_s + float(np.quantile((log.finish_s - log.start_s + log.outside_s)[done], 0.9))
     within = done & (log.finish_s > full_load_from_s) & (log.finish_s <= last_s)
     long_enough = last_s - full_load_from_s >= _LEAST_WINDOW_FRAC * (last_s - start_s)
@@ -129,7 +163,10 @@ def outcome_of(log: RequestLog, meters: list[Meter], served_by: ServedBy, traffi
     asked = log.replica >= 0
     start_s = float(log.arrival_s[asked].min()) if asked.any() else 0.0
     duration_s = float(log.finish_s[done].max()) - start_s if done.any() else 0.0
-    rates = rates_of(log, served_by.targets, full_load_from_s=full_load_from_s)
+    is_open = traffic.rate_req_s is not None
+    saturated = is_open and is_saturated(log)
+    rates = rates_of(log, served_by.targets, full_load_from_s=full_load_from_s,
+                     keeps_up=is_open and not saturated and int(asked.sum()) >= _LEAST_ARRIVALS and has_settled(log))
     throughput, output_tok = rates.throughput_tok_s, int(log.osl_tok[done].sum())
     good = meets(log, served_by.targets) if served_by.targets.any_set else None
     seqs_s = sum(m.running_s for m in meters)
@@ -147,7 +184,7 @@ def outcome_of(log: RequestLog, meters: list[Meter], served_by: ServedBy, traffi
         request_rate_req_s=rates.request_rate_req_s,
         goodput_req_s=None if good is None else rates.good_req_s,
         goodput_frac=None if good is None else float(good.sum()) / max(int(asked.sum()), 1),
-        offered_rate_req_s=traffic.rate_req_s, saturated=traffic.rate_req_s is not None and is_saturated(log),
+        offered_rate_req_s=traffic.rate_req_s, saturated=saturated,
         num_preemptions=int(log.num_preemptions.sum()), recomputed_tok=recomputed_tok,
         swap_bytes=sum(m.swapped_blocks for m in meters) * served_by.kv_block_bytes * served_by.tp,
         prefix_hit_frac=prefix_hit_tok / max(int(log.isl_tok[asked].sum()), 1),

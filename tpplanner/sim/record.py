@@ -16,7 +16,7 @@ _GAP_BINS_PER_E = 1000.0
 """Bins of gaps between tokens: a thousandth of their size each, so that a quantile is right to 0.05 %."""
 
 _MAX_POINTS = 4096
-"""Of a series over time; beyond, every second one is dropped."""
+"""Of a series over time; beyond, every two become one."""
 
 
 class RequestTimes:
@@ -83,29 +83,43 @@ class GapHistogram:
 
 
 class Series:
-    """State over time, thinned as it grows."""
+    """State over time; as it grows, neighbours become one with the mean of both over time, so that no load is lost."""
 
-    __slots__ = ("_least_s", "_points")
+    __slots__ = ("_least_s", "_since_s", "_state", "_sums")
 
     def __init__(self) -> None:
-        self._points: list[tuple[float, int, int, float]] = []
+        self._sums: list[list[float]] = []  # start of each interval, and each number times the time that it held
+        self._state, self._since_s = (0.0, 0.0, 0.0), 0.0
         self._least_s = 0.0
 
     def add(self, time_s: float, num_running: int, num_waiting: int, kv_used_frac: float) -> None:
-        """Note the state from ``time_s`` on, unless the last note is too near."""
-        points = self._points
-        if points and time_s - points[-1][0] < self._least_s:
-            return
-        points.append((time_s, num_running, num_waiting, kv_used_frac))
-        if len(points) > _MAX_POINTS:
-            del points[1::2]
-            self._least_s = 2.0 * (points[-1][0] - points[0][0]) / _MAX_POINTS
+        """Note the state from ``time_s`` on."""
+        sums = self._sums
+        self._hold_until(time_s)
+        if not sums or time_s - sums[-1][0] > self._least_s:
+            sums.append([time_s, 0.0, 0.0, 0.0])
+        self._state = (num_running, num_waiting, kv_used_frac)
+        if len(sums) > _MAX_POINTS:
+            for one, two in zip(sums[::2], sums[1::2], strict=False):
+                one[1:] = [x + y for x, y in zip(one[1:], two[1:], strict=True)]
+            del sums[1::2]
+            self._least_s = 2.0 * (time_s - sums[0][0]) / _MAX_POINTS
+
+    def _hold_until(self, time_s: float) -> None:
+        if self._sums:
+            held_s, last, (running, waiting, kv) = time_s - self._since_s, self._sums[-1], self._state
+            last[1] += held_s * running
+            last[2] += held_s * waiting
+            last[3] += held_s * kv
+        self._since_s = time_s
 
     def log(self, replica: int, *, end_s: float) -> LoadSeries:
-        """Return the series as arrays; at ``end_s`` nothing runs any more."""
-        columns = np.asarray([*self._points, (end_s, 0, 0, 0.0)], dtype=float).T
-        return LoadSeries(replica=replica, time_s=columns[0], num_running_seqs=columns[1], num_waiting_seqs=columns[2],
-                          kv_used_frac=columns[3])
+        """Return the series as arrays, closed; at ``end_s`` nothing runs any more."""
+        self._hold_until(end_s)
+        times, *sums = np.asarray([*self._sums, (end_s, 0.0, 0.0, 0.0)], dtype=float).T
+        lasted_s = np.append(np.diff(times), 0.0)
+        running, waiting, kv = (np.round(np.divide(x, lasted_s, out=np.zeros_like(x), where=lasted_s > 0), 9) for x in sums)
+        return LoadSeries(replica=replica, time_s=times, num_running_seqs=running, num_waiting_seqs=waiting, kv_used_frac=kv)
 
 
 class Meter:

@@ -136,8 +136,10 @@ class Replica:
             step = self.scheduler.schedule()
         if step is not None:
             self._execute(step, until_s)
-        elif self._inbox and not self.scheduler.has_work:
-            self.now_s = max(self.now_s, min(self._inbox[0][0], until_s))
+        elif not self.scheduler.has_work:
+            self.meter.series.add(self.now_s, 0, 0, 0.0)
+            if self._inbox:
+                self.now_s = max(self.now_s, min(self._inbox[0][0], until_s))
 
     def _take_arrivals(self) -> None:
         inbox = self._inbox
