@@ -8,20 +8,14 @@ import subprocess
 import sys
 
 import pytest
+from commands import SIMULATED, TRACED, changed, one_error
 from commands import SMALL as RECOMMEND
-from commands import changed
 
 import tpplanner
-from tpplanner import api
 from tpplanner.cli.simulate import SIMULATION_NAMES, _Bars, simulate
 from tpplanner.report.simulation_json import parse_simulation_json
 
-SMALL = ["simulate", "--model", "Qwen/Qwen2.5-7B-Instruct", "--gpus", "4xh100-sxm", "--isl", "128", "--osl", "16",
-         "--num-requests", "50"]
-AT_RATE = [*SMALL, "--request-rate", "20"]
-TRACED = ["--model", "Qwen/Qwen2.5-7B-Instruct", "--gpus", "4xh100-sxm"]
-FILES = {"simulation.json", "simulation.csv", "latency_cdf.png", "degrees.png", "launch.sh",
-         *(name.format(tp) for tp in (2, 4) for name in ("requests-tp{}.csv", "steps-tp{}.trace.json", "load-tp{}.png"))}
+AT_RATE = [*SIMULATED, "--request-rate", "20"]
 
 FLAGS = sorted(param.opts[0] for param in simulate.params if param.name in SIMULATION_NAMES)
 """Flags of requests and run, which ``recommend`` takes with ``--simulate`` alone."""
@@ -32,23 +26,6 @@ def trace(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("arrival_s,isl_tok,osl_tok\n" + "".join(f"{i * 0.1:.1f},{100 + i},{10 + i % 7}\n" for i in range(60)))
     return path
-
-
-@pytest.fixture
-def no_run(monkeypatch):
-    """Whatever simulates fails."""
-    def fail(**_):
-        raise AssertionError("was simulated")
-
-    monkeypatch.setattr(api, "simulate", fail)
-
-
-def one_error(result) -> str:
-    code, out, err = result
-    assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1
-    assert err.startswith("tpplanner: error: ")
-    return err
 
 
 # Answers
@@ -102,7 +79,7 @@ def test_a_seed_is_a_run(run):
 
 
 def test_a_closed_loop_has_no_router(run):
-    _, _, err = run(*SMALL, "--concurrency", "8", "--ramp", "0")
+    _, _, err = run(*SIMULATED, "--concurrency", "8", "--ramp", "0")
     assert "simulation: each replica with clients of its own, prefix caching off" in err
     assert "router" not in err
 
@@ -116,7 +93,7 @@ def test_a_closed_loop_has_no_router(run):
     (["--isl", "500000", "--num-gpu-blocks", "10", "--tp", "1"], "fails on kv_cache at TP 1"),
 ], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_no_degree_is_exit_1_and_the_reason_in_the_first_line(run, flags, told):
-    argv = SMALL
+    argv = SIMULATED
     for flag, value in zip(flags[::2], flags[1::2], strict=True):
         argv = changed(argv, flag, value)
     code, out, err = run(*argv)
@@ -133,7 +110,7 @@ def test_no_degree_is_exit_1_and_the_reason_in_the_first_line(run, flags, told):
     (["--tp", "3"], "all at once"), (["--tp", "3", "--concurrency", "4"], "taken in order as the load asks for them"),
     (["--tp", "3", "--request-rate", "5"], " per second")])
 def test_the_traffic_is_told_where_no_degree_runs(run, flags, traffic):
-    _, _, err = run(*SMALL, *flags)
+    _, _, err = run(*SIMULATED, *flags)
     [line] = [line for line in err.splitlines() if line.startswith("traffic: ")]
     assert line.endswith(traffic)
 
@@ -199,158 +176,6 @@ def test_recommend_help_lists_no_flag_of_the_simulation_and_simulate_help_all(ru
 def test_compare_engines_is_no_simulation(run):
     err = one_error(run(*RECOMMEND, "--simulate", "--compare-engines", "vllm,trtllm"))
     assert "without --simulate" in err
-
-
-# Bad input
-
-BAD = [
-    *[(["--tp", tp], "--tp: tp must be all, or degrees such as 2,4,8")
-      for tp in ("", "x", "2,", ",", "1.5", "-1", "2;4", "²", "2,²", "9" * 5000, "all,2")],
-    (["--tp", "0"], "--tp: tp must be between 1"),
-    *[(["--slo-percentile", p, "--ttft", "500"], "--slo-percentile: slo_percentile must lie between 0 and 100")
-      for p in ("0", "100", "-1", "nan", "inf")],
-    (["--slo-percentile", "99"], "slo_quantile must be given with targets"),
-    (["--isl", "0"], "--isl: tok must be"), (["--isl", "9" * 5000], "--isl: length must be"),
-    (["--osl", "gamma:5"], "--osl: length must be"),
-    (["--isl", "1e3"], "--isl: length must be"), (["--osl", "histogram:/no/such"], "/no/such: "),
-    (["--num-requests", "0"], "num_requests must be"),
-    (["--num-requests", "1000000000000"], "num_requests must be at most 1e+08"),
-    (["--num-requests", "1.5"], "1.5"), (["--seed", "-1"], "seed must be"), (["--seed", "x"], "x"),
-    (["--arrivals", "uniform"], "--arrivals: arrivals must be among"), (["--burstiness", "-1"], "--burstiness"),
-    (["--burstiness", "2", "--arrivals", "constant"], "burstiness must be absent with constant"),
-    (["--burstiness", "nan"], "--burstiness"), (["--router", "least"], "--router: router must be among"),
-    (["--watermark", "0.9"], "watermark_frac must be between 0 and 0.5"),
-    (["--ramp", "5"], "ramp_s must be given with the clients"),
-    (["--ramp", "-5"], "--ramp"), (["--request-rate", "0"], "request_rate must be > 0"),
-    (["--concurrency", "5"], "load must be given in one way"), (["--workload", "shargpt"], "did you mean sharegpt?"),
-    (["--head", "5"], "head must be given with a trace only"),
-    (["--scale-rate", "2"], "scale_rate must be given with a trace only"),
-    (["--trace", "/no/such.csv"], "isl must be absent where a trace gives the requests"),
-    (["--format", "yaml"], "yaml"), (["--no-such-flag", "1"], "--no-such-flag"), (["--gpus", "8"], "8"),
-    (["--model", "no/such-model"], "no/such-model"), (["--engine", "vlm"], "vlm"),
-]
-
-
-@pytest.mark.parametrize(("flags", "told"), BAD, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "")
-@pytest.mark.usefixtures("quiet")
-def test_bad_input_is_one_line_and_exit_2(run, tmp_path, flags, told):
-    argv = [*AT_RATE, "--save-dir", str(tmp_path / "out")]
-    for flag, value in zip(flags[::2], flags[1::2], strict=True):
-        argv = changed(argv, flag, value)
-    assert told in one_error(run(*argv))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def quiet(monkeypatch):
-    """No request is served: bad input is told before."""
-    def fail(*_args, **_named):
-        raise AssertionError("was simulated")
-
-    monkeypatch.setattr("tpplanner.api.simulation.simulate", fail)
-
-
-@pytest.mark.parametrize(("content", "told"), [
-    (None, "no such file"), (b"", "is empty"), (b"\xff\xfe\x00", "utf"), (b"arrival_s,isl_tok,osl_tok\n2,5,5\n1,5,5\n", "row 3"),
-    (b"arrival_s,isl_tok,osl_tok\n0,nan,5\n", "row 2"), (b"arrival_s,isl_tok,osl_tok\n0,5,999999999999\n", "row 2"),
-    (b"arrival_s,isl_tok\n0,5\n", "osl_tok")])
-@pytest.mark.parametrize("command", [["simulate"], ["recommend", "--simulate"]])
-@pytest.mark.usefixtures("quiet")
-def test_a_bad_trace_is_one_line_and_exit_2(run, tmp_path, command, content, told):
-    path = tmp_path / "mine.csv"
-    if content is not None:
-        path.write_bytes(content)
-    err = one_error(run(*command, *TRACED, "--trace", str(path), "--save-dir", str(tmp_path / "out")))
-    assert "mine.csv" in err
-    assert told in err.lower()
-    assert not (tmp_path / "out").exists()
-
-
-def test_neither_lengths_nor_a_trace(run):
-    assert "isl must be given, or a trace, or a workload" in one_error(run("simulate", *TRACED))
-    assert "osl must be given, or a trace, or a workload" in one_error(run("simulate", *TRACED, "--isl", "5"))
-
-
-# Files
-
-
-def test_save_dir_writes_what_is_documented(run, tmp_path):
-    folder = tmp_path / "out"
-    code, out, err = run(*AT_RATE, "--tp", "2,4", "--save-dir", str(folder))
-    assert code == 0
-    assert {path.name for path in folder.iterdir()} == FILES
-    assert {line.rpartition("/")[2] for line in err.splitlines() if line.startswith("wrote ")} == FILES
-    assert len((folder / "requests-tp2.csv").read_text().splitlines()) == 51
-    assert len((folder / "simulation.csv").read_text().splitlines()) == 3
-    events = json.loads((folder / "steps-tp4.trace.json").read_text())["traceEvents"]
-    assert any(event["ph"] == "X" for event in events)
-    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in FILES if name.endswith(".png"))
-    assert (folder / "launch.sh").read_text().count("vllm serve") == out.count("vllm serve")
-    assert run(*AT_RATE, "--tp", "2,4", "--save-dir", str(folder), "--overwrite")[0] == 0
-
-
-def test_without_a_feasible_degree_there_is_no_launch_script(run, tmp_path):
-    folder = tmp_path / "out"
-    assert run(*AT_RATE, "--ttft", "0.01", "--tp", "2,4", "--save-dir", str(folder))[0] == 1
-    assert {path.name for path in folder.iterdir()} == FILES - {"launch.sh"}
-
-
-@pytest.mark.parametrize("name", ["simulation.json", "launch.sh", "requests-tp4.csv", "steps-tp2.trace.json", "load-tp1.png",
-                                  "requests-tp8.parquet"])
-@pytest.mark.parametrize("command", [SMALL, ["recommend", "--simulate", *SMALL[1:]]], ids=["simulate", "recommend"])
-@pytest.mark.usefixtures("no_run")
-def test_existing_files_refuse_before_anything_is_simulated(run, tmp_path, command, name):
-    (tmp_path / name).write_text("mine")
-    err = one_error(run(*command, "--save-dir", str(tmp_path)))
-    assert name in err
-    assert "--overwrite" in err
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
-
-
-@pytest.mark.parametrize("folder", ["", " ", "file", "file/out", "no/such"])
-@pytest.mark.usefixtures("no_run")
-def test_a_folder_that_cannot_be_written_refuses_before_anything_is_simulated(run, tmp_path, folder):
-    (tmp_path / "file").write_text("here")
-    one_error(run(*SMALL, "--save-dir", str(tmp_path / folder) if folder.strip() else folder, "--overwrite"))
-
-
-def test_a_full_disk_leaves_nothing(run, tmp_path, monkeypatch):
-    def full(_handle):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("tpplanner.io.files.os.fsync", full)
-    folder = tmp_path / "out"
-    assert "no space left on device" in one_error(run(*AT_RATE, "--tp", "2", "--save-dir", str(folder)))
-    assert not folder.exists()
-    folder.mkdir()
-    (folder / "mine.txt").write_text("here")
-    one_error(run(*AT_RATE, "--tp", "2", "--save-dir", str(folder)))
-    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
-
-
-INTERRUPTED = """
-import os, signal, sys, threading
-from tpplanner.cli.main import main
-from tpplanner.sim.cluster import Cluster
-
-serve = Cluster.serve_open
-
-def serving(self, router):
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    serve(self, router)
-
-Cluster.serve_open = serving
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.parametrize("command", [SMALL, ["recommend", "--simulate", *SMALL[1:]]], ids=["simulate", "recommend"])
-def test_an_interrupt_in_the_middle_is_exit_130_and_leaves_no_file(tmp_path, command):
-    argv = [*changed(command, "--num-requests", "20000"), "--request-rate", "50", "--step-by-step", "--save-dir",
-            str(tmp_path / "out")]
-    ended = subprocess.run([sys.executable, "-c", INTERRUPTED, *argv], capture_output=True, text=True, check=False, timeout=120)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "\ntpplanner: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
 
 
 # Beside the answer

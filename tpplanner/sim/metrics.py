@@ -21,6 +21,11 @@ _GROWTH_FRAC = 0.05
 _LEAST_ARRIVALS = 20
 """Fewer say nothing of a queue that grows."""
 
+_CHANCE = 4.0
+"""Standard deviations by which what is in flight has to grow; a batch that slows down as it fills makes chance larger. With
+3, 4, 5: 21, 0, 0 % of runs of 1,000 Poisson requests at 0.8 of the capacity are called saturated, and 96, 88, 75 % of
+runs of 3,000 at 1.1 of it (QwQ-32B, 80 in, 512 out, 24 runs each)."""
+
 _LEAST_WINDOW_FRAC = 0.3
 """Of the requests have to finish under full load, and of the time between first and last arrival, for rates to be theirs."""
 
@@ -81,7 +86,8 @@ def is_saturated(log: RequestLog) -> bool:
     # A queue that is long throughout the last third does not drain either, however the rate of a trace goes up and down.
     if _grows(waiting, least) or waiting[-80:].min() > least:
         return True
-    return has_settled(log) and _grows(in_flight, max(least, 3.0 * (dispersion * float(in_flight.mean())) ** 0.5))
+    chance = _CHANCE * (dispersion * float(in_flight.mean())) ** 0.5
+    return has_settled(log) and _grows(in_flight, max(least, chance))
 
 
 def _grows(numbers: NDArray[np.int64], least: float) -> bool:
