@@ -7,6 +7,8 @@ from pathlib import Path
 # Small matrices: threads of BLAS only wait for each other, tens of times as long where other work runs beside.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test may depend on a hub that answers, or does not.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from hypothesis import settings

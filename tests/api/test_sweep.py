@@ -106,7 +106,7 @@ def test_the_closed_form_has_the_columns_of_its_plan():
 
 
 def test_a_bad_point_is_a_row_with_its_error_and_stops_no_other():
-    plan = {"grid": {"model": [MODEL, "no/such"], "gpus": "1xl40s", "isl": [64, 0], "osl": 16, "num_requests": 20, "tp": 1}}
+    plan = {"grid": {"model": [MODEL, "no-such"], "gpus": "1xl40s", "isl": [64, 0], "osl": 16, "num_requests": 20, "tp": 1}}
     frame = tpplanner.sweep(plan, jobs=1)
     assert [status.split(":")[0] for status in frame.status] == ["ok", "error", "error", "error"]
     assert "tok must be between" in frame.status[1]

@@ -138,7 +138,7 @@ class Driver:
         if not self.flights:
             return 0
         flight = self.flights[-1]
-        to_stop = [self.outputs[s] - s.generated_after(self.index) for s in flight.samples if s.status is Status.DECODE]
+        to_stop = [self.outputs[s] - generated_after(s, self.index) for s in flight.samples if s.status is Status.DECODE]
         num_steps = self.scheduler.num_steady_steps(min([most, *to_stop]))
         if num_steps > 0:
             assert set(flight.samples) == set(flight.rows) == set(self.scheduler.decoding)
@@ -161,6 +161,11 @@ class Driver:
     def check(self) -> None:
         check_places(self.scheduler, self.live)
         check_blocks(self.scheduler, self.outputs, self.index)
+
+
+def generated_after(sequence: Sequence, step_index: int) -> int:
+    """Tokens of a sequence in decode after a step: the newest is not in the cache yet."""
+    return sequence.cached_after(step_index) + 1 - sequence.prompt_tok
 
 
 def check_step(scheduler: Scheduler, step: Step, rows: tuple[Sequence, ...]) -> None:

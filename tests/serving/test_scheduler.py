@@ -1,7 +1,7 @@
 """The scheduler by hand: each case is worked out in the comments beside it. Steps are numbered from 1."""
 
 import pytest
-from driving import add, chunks, scheduler_of, turn
+from driving import add, chunks, generated_after, scheduler_of, turn
 
 from tpplanner.errors import WorkloadError
 from tpplanner.serving.config import SchedulerConfig
@@ -26,7 +26,7 @@ def test_prompts_in_chunks_beside_decodes():
     # Cached 8, 11 and 4: 2, 3 and 1 blocks. Sampled in steps 1, 2 and 3 first: 4, 3 and 2 tokens after step 4.
     assert [len(s.blocks) for s in (first, second, third)] == [2, 3, 1]
     assert [s.cached_after(4) for s in (first, second, third)] == [8, 11, 4]
-    assert [s.generated_after(4) for s in (first, second, third)] == [4, 3, 2]
+    assert [generated_after(s, 4) for s in (first, second, third)] == [4, 3, 2]
 
 
 def test_seats_and_order():
@@ -49,7 +49,7 @@ def test_a_stop_on_a_block_boundary():
     [one] = add(scheduler, (3, 2))
     turn(scheduler)
     step = scheduler.schedule()
-    assert (one.cached_after(2), one.generated_after(2), len(one.blocks)) == (4, 2, 1)
+    assert (one.cached_after(2), generated_after(one, 2), len(one.blocks)) == (4, 2, 1)
     scheduler.commit(step, [one])
     assert (scheduler.pool.num_free, one.blocks, one.status) == (5, [], Status.DONE)
     assert scheduler.schedule() is None
@@ -152,7 +152,7 @@ def test_sixteen_steps_at_once():
     last = scheduler.repeat(step, 16)
     assert (last.step_index, last.num_decode_seqs, last.context_tok) == (18, 2, 19 + 22)
     assert [len(s.blocks) for s in (first, second)] == [5, 6]
-    assert [s.generated_after(18) for s in (first, second)] == [18, 18]
+    assert [generated_after(s, 18) for s in (first, second)] == [18, 18]
     assert scheduler.commit(last, [first, second]) == 0
     assert scheduler.pool.num_free == 20
 

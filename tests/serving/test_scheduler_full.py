@@ -1,6 +1,6 @@
 """What happens when the blocks run out, by hand. Steps are numbered from 1."""
 
-from driving import add, check_blocks, chunks, scheduler_of, turn
+from driving import add, check_blocks, chunks, generated_after, scheduler_of, turn
 
 from tpplanner.domain.engine import Preemption
 from tpplanner.serving.sequence import Sequence, Status
@@ -22,11 +22,11 @@ def test_eviction_by_recompute():
     # One block is free until step 6 takes it. The evicted one needs 3, and nobody passes it.
     assert chunks(turn(scheduler)) == []
     assert scheduler.pool.num_free == 1
-    assert older.generated_after(6) == 6
+    assert generated_after(older, 6) == 6
     assert chunks(turn(scheduler, [older])) == []
     step = turn(scheduler)
     assert chunks(step) == [(1, 0, 5, True), (2, 0, 1, True)]
-    assert newer.generated_after(7) == 4
+    assert generated_after(newer, 7) == 4
     assert scheduler.pool.num_free == 0
 
 
@@ -46,7 +46,7 @@ def test_eviction_by_swap():
     step = turn(scheduler)
     assert (step.swapped_in, step.num_swapped_in_blocks, step.num_swapped_out_blocks) == ((newer,), 2, 0)
     assert (step.num_decode_seqs, step.context_tok, chunks(step)) == (1, 5, [(2, 0, 1, True)])
-    assert newer.generated_after(7) == 4
+    assert generated_after(newer, 7) == 4
     assert scheduler.pool.num_free == 0
 
 

@@ -56,10 +56,14 @@ def simulation_options(command: Any) -> Any:
     return command
 
 
-SIMULATION_NAMES = frozenset({
-    "workload", "trace", "trace_format", "chars_per_tok", "tokenizer", "head", "tail", "scale_rate", "scale_isl", "scale_osl",
-    "arrivals", "burstiness", "num_requests", "seed", "router", "prefix_caching", "watermark_frac", "slo_percentile", "ramp_s",
-    "step_by_step"})
+def _names() -> frozenset[str]:
+    def nothing() -> None:
+        """Take every option."""
+
+    return frozenset(option.name for option in simulation_options(nothing).__click_params__)
+
+
+SIMULATION_NAMES = _names()
 """Parameters of :func:`simulation_options`."""
 
 

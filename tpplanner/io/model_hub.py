@@ -5,9 +5,12 @@ Only the two JSON files are fetched. Code of a repository (``auto_map``) is neve
 
 import importlib
 import re
+import socket
 from pathlib import Path
 from types import ModuleType
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from tpplanner.errors import ModelError
 from tpplanner.io.model_json import one_line
@@ -44,10 +47,25 @@ def fetch_files(name: str) -> tuple[Path, Path | None]:
     hub = _hub()
     if hub is None:
         raise ModelError(f"{one_line(name)}: huggingface_hub is not installed")
+    _refuse_if_offline(name)
     config = _fetch(hub, name, "config.json")
     if config is None:
         raise ModelError(f"{one_line(name)}: the hub has no config.json of this model, or is out of reach")
     return config, _fetch(hub, name, "hf_quant_config.json")
+
+
+def _refuse_if_offline(name: str) -> None:
+    """Say at once that the hub's name is unknown here: the package tries again for half a minute."""
+    try:
+        host = urlsplit(importlib.import_module("huggingface_hub.constants").ENDPOINT).hostname
+    except (ImportError, AttributeError):
+        return
+    if host is None or getproxies():
+        return
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise ModelError(f"{one_line(name)}: cannot be fetched from the hub: {host} is out of reach: {one_line(error)}") from None
 
 
 def _fetch(hub: ModuleType, name: str, filename: str) -> Path | None:

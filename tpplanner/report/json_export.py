@@ -3,10 +3,8 @@
 import math
 from importlib import metadata
 
-import msgspec
-
 from tpplanner.domain.plan import DegreePlan, MemoryBudget, Outcome, Question, Recommendation, Uncertainty
-from tpplanner.errors import TpplannerError, reject
+from tpplanner.report.documents import document_text, parse_document
 from tpplanner.report.numbers import per_user_tok_s
 from tpplanner.report.plan_document import (
     SCHEMA_VERSION,
@@ -23,19 +21,13 @@ from tpplanner.report.plan_document import (
 )
 
 
-class _Version(msgspec.Struct):
-    """What is read first: the schema version, whatever else there is."""
-
-    schema_version: int
-
-
 def to_json(rec: Recommendation) -> str:
     """Return the recommendation as JSON, two-space indented, without a final line break.
 
     Times are seconds, sizes bytes. Keys are listed in ``docs/json_schema.md``. There is no NaN and
     no Infinity: what does not exist is ``null``.
     """
-    return msgspec.json.format(msgspec.json.encode(to_document(rec)), indent=2).decode()
+    return document_text(to_document(rec))
 
 
 def parse_plan_json(text: str | bytes) -> PlanDocument:
@@ -47,14 +39,7 @@ def parse_plan_json(text: str | bytes) -> PlanDocument:
         If the text is no JSON, of another schema version, or if a key is missing, unknown or of the
         wrong type; the message names it.
     """
-    place = "plan JSON"
-    try:
-        version = msgspec.json.decode(text, type=_Version).schema_version
-        if version != SCHEMA_VERSION:
-            reject(TpplannerError, "schema_version", f"be {SCHEMA_VERSION}", version, place)
-        return msgspec.json.decode(text, type=PlanDocument)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise TpplannerError(f"{place}: {error}") from error
+    return parse_document(text, PlanDocument, schema_version=SCHEMA_VERSION, place="plan JSON")
 
 
 def to_document(rec: Recommendation) -> PlanDocument:

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from tpplanner.domain.simulation import Quantiles, SimulatedDegree, SimulatedOutcome, Simulation, SimulationOptions
 from tpplanner.domain.traffic import Traffic
-from tpplanner.errors import TpplannerError, reject
+from tpplanner.report.documents import document_text, parse_document
 from tpplanner.report.frame import Cell, csv_text, flat_cells, flat_columns
 from tpplanner.report.json_export import finite, memory_record, question_record, version
 from tpplanner.report.plan_document import MemoryRecord, Record
@@ -44,19 +43,13 @@ _NUMBERS_OF_OUTCOME = tuple(
 )
 
 
-class _Version(msgspec.Struct):
-    """What is read first: the schema version, whatever else there is."""
-
-    schema_version: int
-
-
 def simulation_json(sim: Simulation) -> str:
     """Return the simulation as JSON, two-space indented, without a final line break and without the logs.
 
     Times are seconds, sizes bytes. Keys are listed in ``docs/json_schema.md``. There is no NaN and
     no Infinity: what does not exist is ``null``.
     """
-    return msgspec.json.format(msgspec.json.encode(simulation_document(sim)), indent=2).decode()
+    return document_text(simulation_document(sim))
 
 
 def parse_simulation_json(text: str | bytes) -> SimulationDocument:
@@ -68,14 +61,7 @@ def parse_simulation_json(text: str | bytes) -> SimulationDocument:
         If the text is no JSON, of another schema version, or if a key is missing, unknown or of the
         wrong type; the message names it.
     """
-    place = "simulation JSON"
-    try:
-        found = msgspec.json.decode(text, type=_Version).schema_version
-        if found != SIMULATION_SCHEMA_VERSION:
-            reject(TpplannerError, "schema_version", f"be {SIMULATION_SCHEMA_VERSION}", found, place)
-        return msgspec.json.decode(text, type=SimulationDocument)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise TpplannerError(f"{place}: {error}") from error
+    return parse_document(text, SimulationDocument, schema_version=SIMULATION_SCHEMA_VERSION, place="simulation JSON")
 
 
 def simulation_document(sim: Simulation) -> SimulationDocument:

@@ -60,9 +60,5 @@ class Sequence:
         """Tokens in the cache after step ``step_index``, which decodes it."""
         return self.base + step_index
 
-    def generated_after(self, step_index: int) -> int:
-        """Tokens generated after step ``step_index``, which decodes it: the newest is not in the cache yet."""
-        return self.base + step_index + 1 - self.prompt_tok
-
     def __repr__(self) -> str:
         return f"Sequence({self.request_id}, {self.status.value}, {self.cached_tok} of {self.target_tok} tok)"

@@ -28,7 +28,6 @@ class Cluster:
         self.replicas = [Replica(i, plan, Scheduler(config), self.times, self._finished) for i in range(num_replicas)]
         scheduler = self.replicas[0].scheduler
         self._servable = self._requests_that_fit(traffic, scheduler)
-        self.num_unservable = traffic.num_requests - len(self._servable)
         self._traffic, self._progress = traffic, progress
         self._num_finished = 0
         self._finish_s: list[list[float]] | None = None
@@ -40,7 +39,7 @@ class Cluster:
         servable: list[int] = np.flatnonzero(traffic.isl_tok + traffic.osl_tok <= longest).tolist()
         return servable
 
-    def _finished(self, replica: Replica, _request: int) -> None:
+    def _finished(self, replica: Replica) -> None:
         self._num_finished += 1
         if self._progress is not None and self._num_finished % _PROGRESS_EVERY == 0:
             self._progress(self._num_finished)

@@ -37,6 +37,8 @@ class ReplicaPlan:
     ----------
     grid
         One point: the replica, its engine and the mean lengths of the traffic.
+    isl_tok, osl_tok
+        Lengths of the requests, as lists: their elements are read one by one.
     kv_block_bytes
         Of one rank.
     keys_of
@@ -48,6 +50,8 @@ class ReplicaPlan:
     grid: ReplicaGrid
     clock: Clock
     traffic: Traffic
+    isl_tok: list[int]
+    osl_tok: list[int]
     kv_block_bytes: float
     num_timeline_steps: int
     keys_of: Callable[[int], tuple[int, ...]] | None
@@ -63,7 +67,7 @@ class Replica:
     """
 
     def __init__(self, number: int, plan: ReplicaPlan, scheduler: Scheduler, times: RequestTimes,
-                 on_finish: Callable[["Replica", int], None]) -> None:
+                 on_finish: Callable[["Replica"], None]) -> None:
         self.number = number
         self.now_s = 0.0
         self.scheduler = scheduler
@@ -72,8 +76,7 @@ class Replica:
         self._plan, self._times, self._on_finish = plan, times, on_finish
         self._overlaps = plan.grid.engine.switches.async_sched
         self._plain_entry_s = float(entry_s(plan.grid, num_seqs=1.0, decode_s=0.0, prefill_s=0.0))
-        self._isl: list[int] = plan.traffic.isl_tok.tolist()
-        self._osl: list[int] = plan.traffic.osl_tok.tolist()
+        self._isl, self._osl = plan.isl_tok, plan.osl_tok
         self._inbox: list[tuple[float, int]] = []
         self._stops: list[_Stop] = []
         self._last: Step | None = None
@@ -126,6 +129,8 @@ class Replica:
 
     def turn(self, until_s: float) -> None:
         """Pick a step and take it, with as many like it as fit before ``until_s``; or wait."""
+        # An overlapping engine may have to wait for the blocks of a step in flight; any other has none.
+        may_wait = self._overlaps and self._last is not None
         if self._overlaps:
             self._take_arrivals()
             step = self.scheduler.schedule()
@@ -140,6 +145,8 @@ class Replica:
             self.meter.series.add(self.now_s, 0, 0, 0.0)
             if self._inbox:
                 self.now_s = max(self.now_s, min(self._inbox[0][0], until_s))
+        elif not may_wait:
+            raise AssertionError(f"replica {self.number}: sequences that no step can take")  # a defect: it would never end
 
     def _take_arrivals(self) -> None:
         inbox = self._inbox
@@ -173,7 +180,7 @@ class Replica:
             times.finish_s[request] = self.now_s
             times.num_preemptions[request] = sequence.num_preemptions
             self._token_lost_s.pop(sequence, None)
-            self._on_finish(self, request)
+            self._on_finish(self)
 
     def _push_stop(self, sequence: Sequence, osl_tok: int) -> None:
         heappush(self._stops, _Stop(osl_tok + sequence.prompt_tok - 1 - sequence.base, sequence.request_id, sequence,

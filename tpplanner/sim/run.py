@@ -82,7 +82,8 @@ def _keys_of(traffic: Traffic, block_size_tok: int) -> Callable[[int], tuple[int
         own = ids[request]
         num = min(int(traffic.isl_tok[request]), len(own) * span) // block_size_tok
         ends = ((j + 1) * block_size_tok - 1 for j in range(num))
-        return tuple(hash((own[end // span], end % span)) for end in ends)
+        # One integer per id and place: a hash would let two prefixes meet by chance.
+        return tuple(own[end // span] * span + end % span for end in ends)
 
     return keys_of
 
@@ -121,6 +122,7 @@ def simulate(
     pool = kv_pool(grid)
     plan = ReplicaPlan(
         grid=grid, clock=clock or clock_of(grid, options), traffic=traffic, kv_block_bytes=pool.block_bytes,
+        isl_tok=traffic.isl_tok.tolist(), osl_tok=traffic.osl_tok.tolist(),
         num_timeline_steps=options.num_timeline_steps, fast_forward=not options.step_by_step,
         keys_of=_keys_of(traffic, grid.engine.kv_block_size_tok) if options.prefix_caching else None)
     cluster = Cluster(plan, _config(grid, pool, options), deployment.num_replicas, progress)
