@@ -25,6 +25,10 @@ class OutputError(TpplannerError):
     """A result cannot be written where it was asked to go."""
 
 
+class EngineError(TpplannerError):
+    """The engine cannot start, or one of its processes ended."""
+
+
 
 def reject(
     error: type[TpplannerError], field: str, rule: str, value: object, place: str | None = None

@@ -1,4 +1,4 @@
-"""``tpplanner``: exit 0 with an answer, 1 where no plan is feasible or a limit is broken, 2 on bad input."""
+"""``tpplanner``: exit 0 with an answer, 1 where no plan is feasible or a limit is broken or the engine ended, 2 on bad input."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ import click
 
 from tpplanner import __version__
 from tpplanner.cli.calibrate import calibrate
+from tpplanner.cli.engine import engine
 from tpplanner.cli.explain import explain
 from tpplanner.cli.models import models
 from tpplanner.cli.predict import predict
@@ -15,9 +16,10 @@ from tpplanner.cli.recommend import recommend
 from tpplanner.cli.simulate import simulate
 from tpplanner.cli.sweep import sweep
 from tpplanner.cli.validate import validate
-from tpplanner.errors import TpplannerError
+from tpplanner.errors import EngineError, TpplannerError
 
 EXIT_BAD_INPUT = 2
+EXIT_ENGINE = 1
 EXIT_INTERRUPTED = 130
 
 
@@ -31,7 +33,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (recommend, simulate, sweep, explain, predict, validate, calibrate, profiles, models):
+for _command in (recommend, simulate, sweep, explain, predict, validate, calibrate, engine, profiles, models):
     cli.add_command(_command)
 
 
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = cli.main(args=None if argv is None else list(argv), prog_name="tpplanner", standalone_mode=False)
     except click.ClickException as error:
         fail(error.format_message())
+    except EngineError as error:
+        fail(str(error), EXIT_ENGINE)
     except TpplannerError as error:
         fail(str(error))
     except (click.Abort, KeyboardInterrupt):
@@ -53,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def fail(message: str) -> None:
-    """Print one line on stderr and exit 2."""
+def fail(message: str, code: int = EXIT_BAD_INPUT) -> None:
+    """Print one line on stderr and exit."""
     click.echo("tpplanner: error: " + " ".join(message.split()), err=True)
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(code)
