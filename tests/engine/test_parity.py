@@ -60,7 +60,8 @@ def test_in_chunks_and_with_preemption(tiny, preemption, tp, switches):
     with engine(tiny("llama"), tp, switches, preemption=preemption, num_kv_blocks=16, max_num_seqs=6,
                 max_num_batched_tokens=24) as running:
         completions = running.generate(tiny_prompts(), greedy(48))
-    assert sum(completion.num_preemptions for completion in completions) > 0
+    preempted = sum(completion.num_preemptions for completion in completions)
+    assert (preempted > 0) == (preemption is not Preemption.RESERVE)
     assert_as_hugging_face(tiny("llama"), tiny_prompts(), completions, 48)
 
 

@@ -111,6 +111,7 @@ def step_of(
     t5 = task_s(engine.process_output, tp=tp, num_seqs=num_seqs)
     # hidden(t)
     hidden = hidden_s(switches, tp=tp, schedule_s=t1, prepare_input_s=t2, process_output_s=t5,
+                      feedback_from_tp=engine.feedback_from_tp,
                       device_s=linear + attention + elementwise + launch + comm + t4)
     zero = 0.0 * hidden
     return StepTime(

@@ -88,6 +88,8 @@ class EngineProfile:
         What asynchronous execution itself costs per step (queues between threads).
     kv_block_size_tok, max_num_seqs, max_num_batched_tokens, gpu_memory_utilization
         Defaults, as vLLM names them.
+    feedback_from_tp
+        Least degree at which ``early_feedback`` hides T2: 2 where T2 is a broadcast, 1 where the driver is a process apart.
     graph_bytes
         Memory of captured CUDA graphs.
     request_overhead_s
@@ -121,6 +123,7 @@ class EngineProfile:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     gpu_memory_utilization: float = 0.9
+    feedback_from_tp: int = 2
     preemption: Preemption = Preemption.RECOMPUTE
     launcher: str = "vllm"
     aliases: tuple[str, ...] = ()
@@ -137,7 +140,8 @@ class EngineProfile:
             if quantity is not None and quantity.value < 0:
                 reject(ProfileError, name, "be >= 0", quantity.value, self.place)
         check_count(ProfileError, self.place, kv_block_size_tok=self.kv_block_size_tok,
-                    max_num_seqs=self.max_num_seqs, max_num_batched_tokens=self.max_num_batched_tokens)
+                    max_num_seqs=self.max_num_seqs, max_num_batched_tokens=self.max_num_batched_tokens,
+                    feedback_from_tp=self.feedback_from_tp)
         check_real(ProfileError, self.place, minimum=0.01, maximum=1.0,
                    gpu_memory_utilization=self.gpu_memory_utilization)
         missing = [policy.value for policy in SamplingPolicy if policy not in self.sampling]

@@ -76,6 +76,13 @@ class EngineConfig:
                 check_count(WorkloadError, _PLACE, **{name: getattr(self, name)})
         check_count(WorkloadError, _PLACE, minimum=0, seed=self.seed)
         check_real(WorkloadError, _PLACE, minimum=0.01, maximum=1.0, gpu_memory_utilization=self.gpu_memory_utilization)
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            reject(WorkloadError, "max_num_batched_tokens", f"be >= max_num_seqs {self.max_num_seqs}",
+                   self.max_num_batched_tokens, _PLACE)
+        if not isinstance(self.switches, Switches):
+            reject(WorkloadError, "switches", "be Switches", self.switches, _PLACE)
+        if not isinstance(self.preemption, Preemption):
+            reject(WorkloadError, "preemption", "be a Preemption", self.preemption, _PLACE)
         for name, known in (("device", ("auto", "cpu", "cuda")), ("dtype", ("auto", "float32", "bfloat16", "float16")),
                             ("load_format", ("auto", "dummy"))):
             if getattr(self, name) not in known:

@@ -87,10 +87,13 @@ class Core:
             self.workers.check()
 
     def _take_in(self) -> None:
-        while self._arrived:
-            self.scheduler.add(self._arrived.popleft())
-        while self._cancelled:
-            request = self._cancelled.popleft()
+        with self._wake:  # both at once: who is cancelled has arrived before
+            arrived, cancelled = list(self._arrived), list(self._cancelled)
+            self._arrived.clear()
+            self._cancelled.clear()
+        for request in arrived:
+            self.scheduler.add(request)
+        for request in cancelled:
             if request.finish_reason is None:
                 self.scheduler.abort(request)
                 self._finish(request, FinishReason.ABORT)

@@ -144,18 +144,21 @@ class Engine:
             raise WorkloadError("stop: strings need a tokenizer; give stop_token_ids")
         keys = block_keys(ids, self.config.kv_block_size_tok) if self.config.prefix_caching else ()
         with self._lock:
+            if self.failure is not None:
+                raise self.failure
             self._num_requests += 1
             request = Request(self._num_requests - 1, ids, params, keys=keys, arrival_s=arrival_s,
                               text=TextStream(self.tokenizer, params.stop), on_output=on_output)
             self._open[request.request_id] = request
             if on_completion is not None:
                 self._completions[request.request_id] = on_completion
-        self.core.add(request)
+            self.core.add(request)
         return request.request_id
 
     def cancel(self, request_id: int) -> None:
         """End a request; its blocks come back once no step in flight writes them. An unknown or finished id is ignored."""
-        request = self._open.get(request_id)
+        with self._lock:
+            request = self._open.get(request_id)
         if request is not None:
             self.core.cancel(request)
 
@@ -174,6 +177,9 @@ class Engine:
         except EngineError as error:
             self._fail(error)
             raise
+        except BaseException as error:  # as a listener's own: nobody must wait for tokens that no loop makes
+            self._fail(EngineError(f"engine: the loop ended with {type(error).__name__}: {error}"))
+            raise
 
     def _fail(self, error: EngineError) -> None:
         self.failure = error
@@ -183,10 +189,13 @@ class Engine:
         for request in lost:
             if request.finish_reason is None:
                 request.finish_reason = FinishReason.ERROR
-                request.tell("", error=str(error))
+                with contextlib.suppress(Exception):  # a listener's own error must not keep the news from the others
+                    request.tell("", error=str(error))
 
     def generate(self, prompts: Row[str | Row[int]], params: SamplingParams | Row[SamplingParams]) -> list[Completion]:
         """Run all prompts to the end; completions in their order."""
+        if self.is_running and self.failure is None:
+            raise EngineError("engine: generate takes the steps itself: beside start_loop, submit")
         policies = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if len(policies) != len(prompts):
             reject(WorkloadError, "params", f"be one or {len(prompts)}", len(policies))

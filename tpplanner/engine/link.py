@@ -1,13 +1,17 @@
 """The socket between driver and workers: length-framed bytes, both ends prove that they know the key."""
 
+import os
 import secrets
 import socket
+import struct
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
 from tpplanner.errors import EngineError
 
 TIMEOUT_S = 60.0
+_STRANGER_S = 5
+"""So long somebody who connects has for each word of the proof; the ranks wait in the queue behind."""
 
 
 def new_key() -> bytes:
@@ -36,10 +40,13 @@ def accept(server: socket.socket, key: bytes) -> Connection | None:
         raw, _ = server.accept()
     except TimeoutError:
         return None
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _STRANGER_S, 0))
     link = _framed(raw)
     try:
         deliver_challenge(link, key)
         answer_challenge(link, key)
+        with socket.socket(fileno=os.dup(link.fileno())) as known:
+            known.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
     except (AuthenticationError, EOFError, OSError):
         link.close()
         return None

@@ -22,7 +22,7 @@ MAX_SPLITS = 64
 MIN_SPLIT_TOK = 256
 """Four tiles: a shorter part is mostly waiting for its first loads. A choice, not measured."""
 MAX_SPLIT_TOK = 4096
-"""A longer part would run on alone when a batch holds one long row among short ones. A choice, not measured."""
+"""Up to twice as many parts are taken to avoid longer ones, of which one long row's would run on alone. Not measured."""
 PROGRAMS_PER_SM = 4
 """Three fit on an H200's SM at once (72 of 227 KB each); a few more even out unequal lengths. A choice, not measured."""
 
@@ -72,7 +72,7 @@ def choose_num_splits(batch: int, num_kv_heads: int, max_context_tok: int, num_s
     (16, 3, 1)
     """
     busy = -(-PROGRAMS_PER_SM * num_sms // (batch * num_kv_heads))
-    even = -(-max_context_tok // MAX_SPLIT_TOK)
+    even = min(-(-max_context_tok // MAX_SPLIT_TOK), 2 * busy)  # of short rows, most programs of a large grid would be empty
     return max(1, min(max(busy, even), -(-max_context_tok // MIN_SPLIT_TOK), MAX_SPLITS))
 
 
@@ -133,8 +133,7 @@ def _weigh(outputs, maxima, sums, lens, out, num_splits, D: tl.constexpr, MIN_TO
     row, at = tl.program_id(0), tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     length = tl.load(lens + row)
     split, d = tl.arange(0, SPLITS), tl.arange(0, DIM)
-    used = split * _split_tok(length, num_splits, MIN_TOK, TILE) < length
-    part = at * num_splits + split
+    used, part = split * _split_tok(length, num_splits, MIN_TOK, TILE) < length, at * num_splits + split
     top = tl.load(maxima + part, mask=used, other=float("-inf"))
     weight = tl.where(used, tl.exp2(top - tl.max(top, 0)), 0.0)
     total = tl.sum(weight * tl.load(sums + part, mask=used, other=0.0), 0)

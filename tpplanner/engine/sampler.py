@@ -1,14 +1,11 @@
 """Tokens from logits: penalties, temperature, min-p / top-k / top-p, and the inverse CDF of one uniform per row.
 
 Axes: S sampled rows, V vocabulary, C columns (V padded to whole blocks, or the largest blocks of it), F policy fields.
-
 Likelihoods are integers, ``exp(logit - largest) * 2**35`` rounded down: their sums are exact in any order, so a row's token
-depends neither on the other rows nor on how many share the batch. A token less than 3e-11 times as likely as the likeliest
-is never drawn. A row without a finite largest logit (NaN, +inf, all -inf) gives what ``argmax`` gives.
+depends neither on the other rows nor on their number. A token less than 3e-11 times as likely as the likeliest is never
+drawn. A row without a finite largest logit (NaN, +inf, all -inf) gives what ``argmax`` gives.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,8 +37,8 @@ class Policies:
 def _fields(params: SamplingParams) -> list[float]:
     penalties = [params.repetition_penalty, params.presence_penalty, params.frequency_penalty]
     if params.is_greedy:  # filters change nothing
-        return [0.0, 1.0, 0.0, 0.0, 1.0, -math.inf, *penalties]
-    log_min_p = math.log(params.min_p) if params.min_p > 0.0 else -math.inf
+        return [0.0, 1.0, 0.0, 0.0, 1.0, -np.inf, *penalties]
+    log_min_p = float(np.log(params.min_p)) if params.min_p > 0.0 else -np.inf
     return [1.0, 1.0 / params.temperature, params.filters, params.top_k, params.top_p, log_min_p, *penalties]
 
 
@@ -63,26 +60,23 @@ class PolicyTable:
         if self._selected is None or self._selected[0] != slots:
             rows = np.ascontiguousarray(self._fields_SF[slots].T)
             sampled, filtered, top_k, penalties = rows[0] > 0, rows[2] > 0, rows[3], rows[6:].T
-            host = torch.from_numpy(rows[:, :, None])
-            if self._device.type == "cuda":
-                host = host.pin_memory()  # a new buffer each time: the copy may still run when the next rows are staged
+            fields = torch.from_numpy(rows[:, :, None])
+            if self._device.type == "cuda":  # pinned anew: the copy may still run when the next rows are staged
+                fields = fields.pin_memory().to(self._device, non_blocking=True)
             self._selected = list(slots), Policies(
-                host.to(self._device, non_blocking=True), any_filter=bool(filtered.any()), all_greedy=not sampled.any(),
-                any_penalty=bool((penalties != [1, 0, 0]).any()), any_open=bool((sampled & (top_k == 0)).any()))
+                fields, any_filter=bool(filtered.any()), any_penalty=bool((penalties != [1, 0, 0]).any()),
+                all_greedy=not sampled.any(), any_open=bool((sampled & (top_k == 0)).any()))
         return self._selected[1]
 
 
 class TokenCounts:
-    """What each slot's request has seen of each token: -1 in the prompt only, else how often generated, to MAX_TOKEN_COUNT.
-
-    Every rank keeps all slots, for rows change their rank as the batch changes; 2 bytes a token and slot.
-    """
+    """Per slot and token: -1 where it is in the prompt only, else how often it was generated; on every rank all slots."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device | str) -> None:
         self._shape, self._device = (num_slots, vocab_size), torch.device(device)
         self._counts_SV: Tensor | None = None  # until a request has a penalty
 
-    def enter(self, slot: int, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> None:
+    def enter(self, slot: int, prompt_ids: list[int], output_ids: list[int]) -> None:
         """Start a slot anew for a request with a penalty; it has output already where it was preempted."""
         if self._counts_SV is None:
             self._counts_SV = torch.zeros(self._shape, dtype=torch.int16, device=self._device)
@@ -114,12 +108,8 @@ def _penalised(logits: Tensor, counts: Tensor, repetition: Tensor, presence: Ten
     return torch.where(logits > 0, logits / repetition, logits * repetition) - frequency * outputs - presence * (outputs > 0)
 
 
-def _blocks(rows_SC: Tensor) -> Tensor:
-    return rows_SC.view(rows_SC.shape[0], -1, BLOCK)
-
-
 def _pick_blocks(rows_SC: Tensor, blocks_SN: Tensor) -> Tensor:
-    return _blocks(rows_SC).gather(1, blocks_SN[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
+    return rows_SC.view(len(rows_SC), -1, BLOCK).gather(1, blocks_SN[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
 
 
 def _likelihoods(shifted: Tensor) -> Tensor:
@@ -128,7 +118,7 @@ def _likelihoods(shifted: Tensor) -> Tensor:
 
 def _draw(weights_SC: Tensor, uniforms_S1: Tensor) -> tuple[Tensor, Tensor]:
     """First column where the running sum exceeds the uniform's share of the total, -1 where that is 0; and the total."""
-    ends = _blocks(weights_SC).sum(-1).cumsum(-1)
+    ends = weights_SC.view(len(weights_SC), -1, BLOCK).sum(-1).cumsum(-1)
     total = ends[:, -1:]
     target = (uniforms_S1 * total.double()).long().clamp_(min=0).minimum(total - 1)
     block = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[1] - 1)
@@ -137,33 +127,74 @@ def _draw(weights_SC: Tensor, uniforms_S1: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(total > 0, block * BLOCK + column, -1), total
 
 
-def _descending(rows_SC: Tensor, num: int) -> Tensor:
-    if num < rows_SC.shape[1]:
-        return rows_SC.topk(num).values
-    if rows_SC.is_cuda:
-        return rows_SC.sort(descending=True).values
-    return torch.from_numpy(-np.sort(-rows_SC.numpy()))  # torch takes 3.7 times as long: it sorts the indices too
-
-
-def _draw_filtered(shifted_SC: Tensor, fields_FS1: Tensor, uniforms_S1: Tensor, total_S1: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Draw from what min-p, then top-k, then top-p keep, in the ``num`` blocks with the largest values, or in all.
-
-    These blocks hold the ``num`` largest values of a row. Returns the columns, and which rows are settled: nothing in the
-    other blocks could be kept, or counts for the mass of top-p.
-    """
+def _kept(shifted_SC: Tensor, fields_FS1: Tensor, total_S1: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Likelihoods of what min-p, top-k and top-p keep, from the ``num`` largest; and what missing columns must lie below."""
     top_k, top_p, log_min_p = fields_FS1[3], fields_FS1[4], fields_FS1[5].float()
-    largest = _blocks(shifted_SC).amax(-1).topk(min(num + 1, shifted_SC.shape[1] // BLOCK))
-    is_part = num < shifted_SC.shape[1]
-    if is_part:
-        blocks = largest.indices[:, :num].sort().values
-        shifted_SC = _pick_blocks(shifted_SC, blocks)
-    values = _descending(shifted_SC, num)
-    kth = values.gather(1, (top_k.long() - 1).clamp_(0, num - 1))
-    bound = torch.where(top_k > 0, kth, -math.inf).maximum(log_min_p)
-    is_open = (top_k == 0) & (log_min_p == -math.inf)
+    if num == shifted_SC.shape[1] and not shifted_SC.is_cuda:
+        values = torch.from_numpy(-np.sort(-shifted_SC.numpy()))  # torch takes twice as long or more: it sorts indices too
+    else:
+        values = shifted_SC.topk(num).values if num < shifted_SC.shape[1] else shifted_SC.sort(descending=True).values
+    bound = torch.where(top_k > 0, values.gather(1, (top_k.long() - 1).clamp_(0, num - 1)), -np.inf).maximum(log_min_p)
+    is_open = (top_k == 0) & (log_min_p == -np.inf)
     weights = _likelihoods(shifted_SC)
     total = torch.where(is_open, total_S1, (weights * (shifted_SC >= bound)).sum(-1, keepdim=True))
     fewer = (_likelihoods(values).cumsum(-1).double() < top_p * total).sum(-1, keepdim=True)
-    # Where the values do not reach the mass of top-p, those that follow equal the bound, or the row is not settled.
-    last = torch.where((top_p < 1) & (fewer < num), values.gather(1, fewer.clamp_(max=num - 1)).maximum(bound), bound)
-    return last, is_open
+    # Where the values do not add up to the mass of top-p, what follows equals the bound, or columns are missing.
+    last = torch.where((top_p < 1) & (fewer < num), values.gather(1, fewer.clamp(max=num - 1)).maximum(bound), bound)
+    return weights * (shifted_SC >= last), torch.where(top_k > num, -np.inf, torch.where(is_open, last, bound))
+
+
+def _draw_filtered(shifted_SC: Tensor, fields_FS1: Tensor, uniforms_S1: Tensor, total_S1: Tensor) -> Tensor:
+    """Columns of rows with a filter, and anything for the others."""
+    num_columns = shifted_SC.shape[1]
+    if shifted_SC.is_cuda:  # to ask which rows need the sort, the host would have to wait
+        return _draw(_kept(shifted_SC, fields_FS1, total_S1, num_columns)[0], uniforms_S1)[0]
+    columns_S1 = torch.empty_like(total_S1)
+    left = fields_FS1[2, :, 0].nonzero().squeeze(1)
+    for num in NUM_CANDIDATES:
+        if num < num_columns // BLOCK and len(left):
+            part_SC = shifted_SC if len(left) == len(shifted_SC) else shifted_SC[left]
+            largest = part_SC.view(len(part_SC), -1, BLOCK).amax(-1).topk(num + 1)  # they hold the num largest values
+            blocks = largest.indices[:, :num].sort().values
+            weights, lowest = _kept(_pick_blocks(part_SC, blocks), fields_FS1[:, left], total_S1[left], num)
+            column, _ = _draw(weights, uniforms_S1[left])
+            columns_S1[left] = blocks.gather(1, (column // BLOCK).clamp_(min=0)) * BLOCK + column % BLOCK
+            left = left[~(largest.values[:, num:] < lowest).squeeze(1)]  # NaN is not settled
+    if len(left):
+        weights, _ = _kept(shifted_SC[left], fields_FS1[:, left], total_S1[left], num_columns)
+        columns_S1[left] = _draw(weights, uniforms_S1[left])[0]
+    return columns_S1
+
+
+def _sample_rows(logits_SV: Tensor, fields_FS1: Tensor, uniforms_S1: Tensor, policies: Policies) -> Tensor:
+    """Ids of rows whose logits have been penalised."""
+    spare = -logits_SV.shape[1] % BLOCK
+    padded_SC = pad(logits_SV, (0, spare), value=-np.inf) if spare else logits_SV
+    block = padded_SC.view(len(padded_SC), -1, BLOCK).amax(-1).argmax(-1, keepdim=True)  # twice as fast as argmax alone
+    inside = _pick_blocks(padded_SC, block)
+    likeliest = block * BLOCK + inside.argmax(-1, keepdim=True)
+    if policies.all_greedy:
+        return likeliest
+    shifted_SC = (padded_SC - inside.amax(-1, keepdim=True)).mul_(fields_FS1[1].float())
+    columns = total = torch.zeros_like(likeliest)
+    if policies.any_open:
+        columns, total = _draw(_likelihoods(shifted_SC), uniforms_S1)
+    if policies.any_filter:
+        columns = torch.where(fields_FS1[2] > 0, _draw_filtered(shifted_SC, fields_FS1, uniforms_S1, total), columns)
+    return torch.where((fields_FS1[0] > 0) & (columns >= 0), columns, likeliest)
+
+
+def sample(logits_SV: Tensor, policies: Policies, uniforms_S: Tensor, counts: TokenCounts | None, slots_S: Tensor) -> Tensor:
+    """Sample one id a row, [S] int64, from logits of any float type, in vLLM's order; no order among equals matters.
+
+    Top-k keeps all as likely as the k-th, top-p, of these, the likeliest up to that mass and all as likely as the last.
+    """
+    num_rows = max(1, MAX_LOGITS[logits_SV.is_cuda] // logits_SV.shape[1])
+    ids = [slots_S.new_empty(0, 1)]
+    for start in range(0, len(logits_SV), num_rows):
+        rows = slice(start, start + num_rows)
+        part_SV, fields_FS1 = logits_SV[rows].float().contiguous(), policies.fields_FS1[:, rows]
+        if counts is not None and policies.any_penalty:
+            part_SV = counts.penalise(part_SV, slots_S[rows], fields_FS1)
+        ids.append(_sample_rows(part_SV, fields_FS1, uniforms_S[rows, None], policies))
+    return torch.cat(ids).squeeze(1)

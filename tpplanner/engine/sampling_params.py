@@ -11,9 +11,7 @@ from tpplanner.errors import WorkloadError, reject
 
 PLACE: Final = "sampling"
 MAX_STOP_STRINGS: Final = 16
-GREEDY_BELOW: Final = 1e-5
-"""A lower temperature means greedy, as in vLLM: logits divided by less overflow float32."""
-
+GREEDY_BELOW: Final = 1e-5  # a lower temperature means greedy, as in vLLM: what is divided by less overflows
 _RANGES: Final = {  # field: lowest, highest value, and whether the lowest itself is allowed; as in vLLM
     "temperature": (0.0, 100.0, True), "top_p": (0.0, 1.0, False), "min_p": (0.0, 1.0, True),
     "repetition_penalty": (0.0, 10.0, False), "presence_penalty": (-2.0, 2.0, True), "frequency_penalty": (-2.0, 2.0, True),
@@ -23,8 +21,7 @@ _RANGES: Final = {  # field: lowest, highest value, and whether the lowest itsel
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to choose the tokens of one request, and when to stop; names and ranges are those of vLLM.
 
-    A ``temperature`` of 0 is greedy, ``top_k`` 0 keeps all. The same ``seed`` gives the same tokens whatever else is in
-    the batch.
+    A ``temperature`` of 0 is greedy, ``top_k`` 0 keeps all; the same ``seed`` gives the same tokens in any batch.
 
     Examples
     --------
@@ -94,8 +91,7 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def uniforms(seeds: NDArray[np.uint64] | ArrayLike, positions: NDArray[np.int64] | ArrayLike) -> NDArray[np.float64]:
     """Give random numbers in [0, 1), functions of the request's seed and the token's position alone.
 
-    No state: the number does not depend on the batch, on the rank or on how often it is asked for. Splitmix64 from a
-    scrambled seed; the top 53 bits.
+    Splitmix64 from a scrambled seed, the top 53 bits; nothing of the batch, the rank or the calls before plays a part.
     """
     step = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: positions of one seed never meet
     with np.errstate(over="ignore"):  # 64-bit arithmetic wraps by design; numpy warns where the arguments are scalars

@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 from tpplanner.engine.engine import Engine
 from tpplanner.engine.openai_bodies import Call, Prompts, choice_of, error_body, parse, reply_to
 from tpplanner.engine.request import Output
-from tpplanner.errors import EngineError, WorkloadError
+from tpplanner.errors import EngineError, WorkloadError, reject
 
 MAX_BODY_BYTES: Final = 8 * 2**20
 GRACE_S: Final = 10  # for answers that are open at Ctrl-C
@@ -164,7 +164,7 @@ async def _stream(exchange: Exchange, call: Call, send: Send) -> None:
     await event(b"[DONE]", more=False)
 
 
-def _refuse(request: Request, error: Exception) -> Response:
+async def _refuse(request: Request, error: Exception) -> Response:
     match error:
         case HTTPException():
             status, message = error.status_code, error.detail
@@ -190,7 +190,7 @@ def build_app(engine: Engine) -> Starlette:
 
     async def health(request: Request) -> Response:
         if engine.failure is not None:
-            raise engine.failure
+            raise EngineError(str(engine.failure))
         return JSONResponse({"status": "ok"})
 
     return Starlette(
@@ -207,13 +207,16 @@ def serve(engine: Engine, *, host: str = "127.0.0.1", port: int = 8000) -> None:
     EngineError
         If the address cannot be had, or a worker died.
     """
+
     async def look() -> None:
         server.should_exit |= engine.failure is not None
 
+    if not 0 <= port < 2**16:
+        reject(WorkloadError, "port", "be between 0 and 65535", port, "server")
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
-    except (OSError, OverflowError) as error:
-        raise EngineError(f"cannot listen on {host}:{port}: {error}") from error
+    except OSError as error:
+        raise EngineError(f"server: cannot listen on {host}:{port}: {error}") from error
     server = uvicorn.Server(uvicorn.Config(
         build_app(engine), log_level="warning", access_log=False, ws="none", lifespan="off",
         timeout_graceful_shutdown=GRACE_S, callback_notify=look, timeout_notify=0))

@@ -45,6 +45,8 @@ class Checkpoint:
             raise ModelError(f"{self.folder}: no tensor {name} in any safetensors file")
         file, path = self._files[name]
         view = file.get_slice(name)
+        if view.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+            reject(ModelError, name, "have floating-point numbers of 16 bits or more", view.get_dtype(), str(path))
         if tuple(view.get_shape()) != shape:
             reject(ModelError, name, f"have shape {list(shape)} as config.json says", view.get_shape(), str(path))
         return view

@@ -36,7 +36,7 @@ _SINGLES: Final = {
     "request_overhead_s": "s",
 }
 _SWITCHES: Final = tuple(Switches.__slots__)
-_COUNTS: Final = ("kv_block_size_tok", "max_num_seqs", "max_num_batched_tokens")
+_COUNTS: Final = ("kv_block_size_tok", "max_num_seqs", "max_num_batched_tokens", "feedback_from_tp")
 SCHEMA: Final = Schema(
     quantities={**{f"{task}.{field}": "s" for task in _TASKS for field in _TASK_FIELDS}, **_SINGLES},
     plain={
