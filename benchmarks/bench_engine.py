@@ -110,7 +110,8 @@ def decode(rounds: int, _folder: Path) -> None:
                     times.append(time.perf_counter() - begin_s)
             theirs_s = (times[1] - times[0]) / 24
             ratios.append(theirs_s / own_s)
-            print(f"  batch {batch}: {own_s * 1e3:.1f} ms per step (T3 {own.forward_s * 1e3:.1f}), generate {theirs_s * 1e3:.1f} ms")
+            print(f"  batch {batch}: {own_s * 1e3:.1f} ms per step (T3 {own.forward_s * 1e3:.1f}); "
+                  f"generate {theirs_s * 1e3:.1f} ms")
         print(f"decode, batch {batch}: {statistics.median(ratios):.2f} times generate (least {min(ratios):.2f})")
 
 

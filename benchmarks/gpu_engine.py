@@ -77,7 +77,8 @@ def decode_table(model: str, out: Path, batches: list[int]) -> None:
         rows.append({"batch": batch, "forward_s": tasks.forward_s, "bound_s": bound_s, "achieved_frac": bound_s / tasks.forward_s,
                      "sampling_s": tasks.sampling_s, "step_s": tasks.step_s, "energy_j_per_tok": result.energy_j_per_tok})
         print(f"batch {batch:3d}: forward {tasks.forward_s * 1e3:7.3f} ms, bound {bound_s * 1e3:7.3f} ms: "
-              f"{bound_s / tasks.forward_s:.0%}; T4 {tasks.sampling_s * 1e3:.3f} ms, step {tasks.step_s * 1e3:.3f} ms", flush=True)
+              f"{bound_s / tasks.forward_s:.0%}; T4 {tasks.sampling_s * 1e3:.3f} ms, step {tasks.step_s * 1e3:.3f} ms",
+              flush=True)
     (out / "decode.json").write_text(json.dumps({"copy_bytes_s": bandwidth, "rows": rows}, indent=2))
 
 

@@ -12,7 +12,7 @@ from tpplanner.engine.sampling_params import SamplingParams
 EVERY_SWITCH = Switches(async_sched=True, early_feedback=True, seq_parallel_sampling=True)
 WAYS = {"tp1-sequential": (1, Switches()), "tp2-every-switch": (2, EVERY_SWITCH),
         "tp1-every-switch": (1, EVERY_SWITCH), "tp2-sequential": (2, Switches())}
-QUICK = ("tp1-sequential", "tp2-every-switch")
+QUICK = ("tp2-every-switch",)
 
 # The best two logits differ by more than 0.01 all along, with each of these.
 SMOLLM2_PROMPTS = (
@@ -26,8 +26,8 @@ SMOLLM2_PROMPTS = (
 
 
 def ways(*quick):
-    """Parameters tp and switches: the named ways always, the others with ``-m slow``."""
-    return [pytest.param(*way, id=name, marks=() if name in quick else pytest.mark.slow) for name, way in WAYS.items()]
+    """Parameters tp and switches: the named ways always, the others with ``-m exhaustive``."""
+    return [pytest.param(*way, id=name, marks=() if name in quick else pytest.mark.exhaustive) for name, way in WAYS.items()]
 
 
 def engine(folder, tp, switches, **settings):
@@ -75,7 +75,7 @@ def test_with_blocks_that_are_known_already(tiny, tp, switches):
     assert_as_hugging_face(tiny("qwen3"), prompts, again, 24)
 
 
-@pytest.mark.parametrize(("tp", "switches"), ways(*QUICK))
+@pytest.mark.parametrize(("tp", "switches"), ways("tp1-sequential", *QUICK))
 def test_smollm2(smollm2, tp, switches):
     # The last one ends where the model says so, the others go on.
     params = [greedy(64) for _ in SMOLLM2_PROMPTS] + [greedy(64, ignore_eos=False)]

@@ -147,8 +147,8 @@ WAYS = {
 
 
 def ways(*quick):
-    """Parameters tp and switches: the named ways always, the others with ``-m slow``."""
-    return [pytest.param(*way, id=name, marks=() if name in quick else pytest.mark.slow) for name, way in WAYS.items()]
+    """Parameters tp and switches: the named ways always, the others with ``-m exhaustive``."""
+    return [pytest.param(*way, id=name, marks=() if name in quick else pytest.mark.exhaustive) for name, way in WAYS.items()]
 
 
 @pytest.mark.parametrize(("tp", "switches"), ways("tp1-async", "tp1-early", "tp2-sequential", "tp2-async", "tp2-all"))
@@ -169,7 +169,7 @@ def tight_cases():
                 for budget in (16, 512):
                     case = (name, preemption, caching, budget)
                     yield pytest.param(*way, Preemption(preemption), caching, budget, id="-".join(map(str, case)),
-                                       marks=() if case in QUICK else pytest.mark.slow)
+                                       marks=() if case in QUICK else pytest.mark.exhaustive)
 
 
 @pytest.mark.parametrize(("tp", "switches", "preemption", "caching", "budget"), list(tight_cases()))
@@ -306,13 +306,13 @@ def check_more_than_the_cache_holds(running, expected):
 
 
 @pytest.mark.parametrize(("tp", "switches", "preemption", "caching"), [
-    pytest.param(1, SEQUENTIAL, Preemption.RECOMPUTE, False, id="tp1-sequential", marks=pytest.mark.slow),
+    pytest.param(1, SEQUENTIAL, Preemption.RECOMPUTE, False, id="tp1-sequential", marks=pytest.mark.exhaustive),
     pytest.param(1, ASYNC, Preemption.RECOMPUTE, True, id="tp1-async"),
-    pytest.param(1, EARLY, Preemption.SWAP, False, id="tp1-early", marks=pytest.mark.slow),
-    pytest.param(1, ALL, Preemption.RECOMPUTE, True, id="tp1-all", marks=pytest.mark.slow),
+    pytest.param(1, EARLY, Preemption.SWAP, False, id="tp1-early", marks=pytest.mark.exhaustive),
+    pytest.param(1, ALL, Preemption.RECOMPUTE, True, id="tp1-all", marks=pytest.mark.exhaustive),
     pytest.param(2, ALL, Preemption.SWAP, True, id="tp2-all"),
-    pytest.param(2, DIVIDED, Preemption.RECOMPUTE, False, id="tp2-divided", marks=pytest.mark.slow),
-    pytest.param(2, EARLY, Preemption.RECOMPUTE, True, id="tp2-early", marks=pytest.mark.slow),
+    pytest.param(2, DIVIDED, Preemption.RECOMPUTE, False, id="tp2-divided", marks=pytest.mark.exhaustive),
+    pytest.param(2, EARLY, Preemption.RECOMPUTE, True, id="tp2-early", marks=pytest.mark.exhaustive),
 ])
 def test_arrivals_and_cancellation(tiny, expected, tp, switches, preemption, caching):
     with engine(tiny("llama"), tp, switches, preemption=preemption, prefix_caching=caching, max_num_batched_tokens=24,

@@ -51,11 +51,9 @@ class TestParams:
         ("repetition_penalty", "be a number > 0 and <= 10", [0.0, -1, 10.5, "2"]),
         ("presence_penalty", "be a number >= -2 and <= 2", [-2.1, 2.1, float("nan")]),
         ("frequency_penalty", "be a number >= -2 and <= 2", [-2.1, 2.1, None]),
-        ("top_k", "be an integer", [1.0, "5", None, True]),
-        ("top_k", "be between 0 and 1e+13", [-1, 10**14]),
-        ("max_tokens", "be an integer", [1.5, None]),
-        ("max_tokens", "be between 1 and 1e+13", [0, -5]),
-        ("seed", "be an integer in [0, 2^64)", [-1, 2**64, 1.0, None, True]),
+        ("top_k", "be an integer >= 0 and < 2^31", [-1, 2**31, 1.0, "5", None, True]),
+        ("max_tokens", "be an integer >= 1 and < 2^31", [0, -5, 2**31, 1.5, None]),
+        ("seed", "be an integer >= 0 and < 2^64", [-1, 2**64, 1.0, None, True]),
         ("ignore_eos", "be true or false", [1, None, "no"]),
         ("stop", "be a tuple of strings, none empty", ["end", ["end"], ("",), (b"end",), None]),
         ("stop", "hold at most 16 strings", [("x",) * 17]),
@@ -125,8 +123,8 @@ class TestUniforms:
         assert chisquare(np.bincount(pairs.ravel(), minlength=256)).pvalue > 1e-3
 
     def test_neighbours_do_not_go_together(self):
-        drawn = uniforms(np.arange(500, dtype=np.uint64)[:, None], np.arange(500)) - 0.5
-        for one, other in [(drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1]), (drawn, drawn.T)]:
-            # 250,000 pairs: the standard error of a correlation is 0.002.
-            np.fill_diagonal(drawn, 0.0)
-            assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.008
+        drawn = uniforms(np.arange(500, dtype=np.uint64)[:, None], np.arange(500))
+        upper = np.triu_indices(500, 1)
+        for one, other in [(drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1]), (drawn[upper], drawn.T[upper])]:
+            # 125,000 pairs or more: the standard error of a correlation is 0.003 at most.
+            assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.012

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -114,8 +115,9 @@ def engine_bench(
     policy = params or SamplingParams(temperature=0.0)
     total = requests.num_requests
     with Engine(config) as engine:
-        warm = Traffic(name="warm-up", isl_tok=requests.isl_tok[:num_warmup], osl_tok=np.minimum(requests.osl_tok[:num_warmup], 8))
         if num_warmup:
+            warm = Traffic(name="warm-up", isl_tok=requests.isl_tok[:num_warmup],
+                           osl_tok=np.minimum(requests.osl_tok[:num_warmup], 8))
             run_load(engine, warm, policy, concurrency=num_warmup, seed=1)
         run = run_load(engine, requests, policy, concurrency=concurrency,
                        progress=None if progress is None else lambda done: progress(done, total))
@@ -128,7 +130,8 @@ def _run_of(engine: Engine, config: EngineConfig, traffic: Traffic, concurrency:
     span_s = max((run.steps[-1].device_end_s - run.steps[0].device_begin_s), 1e-9)
     more_than_one = log.osl_tok > 1
     return EngineRun(
-        config=config, device=engine.workers.device, dtype=engine.workers.dtype, model_name=engine.model_name, traffic=traffic, concurrency=concurrency,
+        config=config, device=engine.workers.device, dtype=engine.workers.dtype,
+        model_name=engine.model_name, traffic=traffic, concurrency=concurrency,
         num_kv_blocks=engine.num_kv_blocks, weight_bytes=engine.workers.weight_bytes, requests=log, steps=run.steps,
         duration_s=run.duration_s, throughput_tok_s=osl / run.duration_s,
         request_rate_req_s=len(run.completions) / run.duration_s, ttft=quantiles_of(log.ttft_s),
@@ -153,7 +156,7 @@ def _log_of(run: LoadedRun) -> RequestLog:
 
 def task_times(steps: tuple[StepRecord, ...], *, num_decode_seqs: int | None = None) -> TaskTimes | None:
     """Mean tasks of the steps that carry no prompt, follow such a step, and have ``num_decode_seqs`` rows where given."""
-    chosen = [(before, step) for before, step in zip(steps, steps[1:], strict=False)
+    chosen = [(before, step) for before, step in pairwise(steps)
               if not step.num_prefill_tok and not before.num_prefill_tok and step.step_index == before.step_index + 1
               and num_decode_seqs in (None, step.num_decode_seqs)]
     if not chosen:

@@ -111,7 +111,7 @@ class Engine:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise WorkloadError(f"prompt: {self.config.model} has no tokenizer.json: give token ids")
-            ids = list(self.tokenizer.encode(prompt, add_special_tokens=True).ids)
+            ids = list(self.tokenizer.encode_batch_fast([prompt], add_special_tokens=True)[0].ids)
         else:
             ids = list(prompt)
         if not ids:
@@ -134,7 +134,7 @@ class Engine:
         """
         arrival_s = time.perf_counter()
         if self.failure is not None:
-            raise self.failure
+            raise EngineError(str(self.failure))
         ids = self.encode(prompt)
         longest = min(self.max_context_tok, self.core.scheduler.longest_tok)
         if len(ids) + params.max_tokens > longest:
@@ -145,7 +145,7 @@ class Engine:
         keys = block_keys(ids, self.config.kv_block_size_tok) if self.config.prefix_caching else ()
         with self._lock:
             if self.failure is not None:
-                raise self.failure
+                raise EngineError(str(self.failure))
             self._num_requests += 1
             request = Request(self._num_requests - 1, ids, params, keys=keys, arrival_s=arrival_s,
                               text=TextStream(self.tokenizer, params.stop), on_output=on_output)

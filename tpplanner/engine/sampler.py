@@ -3,7 +3,8 @@
 Axes: S sampled rows, V vocabulary, C columns (V padded to whole blocks, or the largest blocks of it), F policy fields.
 Likelihoods are integers, ``exp(logit - largest) * 2**35`` rounded down: their sums are exact in any order, so a row's token
 depends neither on the other rows nor on their number. A token less than 3e-11 times as likely as the likeliest is never
-drawn. A row without a finite largest logit (NaN, +inf, all -inf) gives what ``argmax`` gives.
+drawn. A row without a finite largest logit (NaN, +inf, all -inf) gives what ``argmax`` gives. Top-k keeps all as likely as
+the k-th; top-p, of what min-p and top-k keep, the likeliest up to that mass, and all as likely as the last of them.
 """
 
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ def _draw_filtered(shifted_SC: Tensor, fields_FS1: Tensor, uniforms_S1: Tensor, 
             blocks = largest.indices[:, :num].sort().values
             weights, lowest = _kept(_pick_blocks(part_SC, blocks), fields_FS1[:, left], total_S1[left], num)
             column, _ = _draw(weights, uniforms_S1[left])
-            columns_S1[left] = blocks.gather(1, (column // BLOCK).clamp_(min=0)) * BLOCK + column % BLOCK
+            block = blocks.gather(1, (column // BLOCK).clamp_(min=0))
+            columns_S1[left] = torch.where(column < 0, column, block * BLOCK + column % BLOCK)
             left = left[~(largest.values[:, num:] < lowest).squeeze(1)]  # NaN is not settled
     if len(left):
         weights, _ = _kept(shifted_SC[left], fields_FS1[:, left], total_S1[left], num_columns)
@@ -185,10 +187,7 @@ def _sample_rows(logits_SV: Tensor, fields_FS1: Tensor, uniforms_S1: Tensor, pol
 
 
 def sample(logits_SV: Tensor, policies: Policies, uniforms_S: Tensor, counts: TokenCounts | None, slots_S: Tensor) -> Tensor:
-    """Sample one id a row, [S] int64, from logits of any float type, in vLLM's order; no order among equals matters.
-
-    Top-k keeps all as likely as the k-th, top-p, of these, the likeliest up to that mass and all as likely as the last.
-    """
+    """Sample one id a row, [S] int64, from logits of any float type, in vLLM's order; top-k and top-p keep all that tie."""
     num_rows = max(1, MAX_LOGITS[logits_SV.is_cuda] // logits_SV.shape[1])
     ids = [slots_S.new_empty(0, 1)]
     for start in range(0, len(logits_SV), num_rows):

@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tpplanner.domain.checks import check_count
 from tpplanner.errors import WorkloadError, reject
 
 PLACE: Final = "sampling"
@@ -52,10 +51,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not lowest <= value <= highest or (value == lowest and not closed):
                 reject(WorkloadError, field, f"be a number {'>=' if closed else '>'} {lowest:g} and <= {highest:g}", value, PLACE)
-        check_count(WorkloadError, PLACE, minimum=0, top_k=self.top_k)
-        check_count(WorkloadError, PLACE, max_tokens=self.max_tokens)
-        if type(self.seed) is not int or not 0 <= self.seed < 2**64:
-            reject(WorkloadError, "seed", "be an integer in [0, 2^64)", self.seed, PLACE)
+        for field, least, bits in (("top_k", 0, 31), ("max_tokens", 1, 31), ("seed", 0, 64)):
+            value = getattr(self, field)
+            if type(value) is not int or not least <= value < 2**bits:
+                reject(WorkloadError, field, f"be an integer >= {least} and < 2^{bits}", value, PLACE)
         if not isinstance(self.ignore_eos, bool):
             reject(WorkloadError, "ignore_eos", "be true or false", self.ignore_eos, PLACE)
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) and text for text in self.stop):
