@@ -53,6 +53,7 @@ def test_every_small_model(tiny, variant, tp, switches):
     assert_as_hugging_face(tiny(variant), tiny_prompts(), completions, 48)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("tp", "switches"), [WAYS["tp1-every-switch"], WAYS["tp2-every-switch"]])
 @pytest.mark.parametrize("preemption", Preemption)
 def test_in_chunks_and_with_preemption(tiny, preemption, tp, switches):

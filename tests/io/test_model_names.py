@@ -94,6 +94,8 @@ def hub_with(monkeypatch: pytest.MonkeyPatch, download: object) -> None:
     module = ModuleType("huggingface_hub")
     module.hf_hub_download = download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    # Other tests may have imported the real one, which knows an address that is out of reach here.
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
 
 
 class EntryNotFoundError(Exception):
