@@ -128,15 +128,30 @@ time.sleep(600)
 """
 
 
-def test_a_killed_driver_leaves_no_worker(tiny):
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(tiny("llama"))], stdout=subprocess.PIPE, text=True) as driver:
+def test_a_killed_driver_leaves_no_worker_and_no_folder(tiny, tmp_path):
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", DRIVER, str(tiny("llama"))], stdout=subprocess.PIPE, text=True,
+                          env=environment) as driver:
         try:
             pids = [int(word) for word in driver.stdout.readline().split()]
             assert len(pids) == 2
             assert all(is_alive(pid) for pid in pids)
+            assert list(tmp_path.glob("tpplanner-engine-*"))
         finally:
             driver.kill()
     assert_all_end(pids, 10.0)
+    assert not list(tmp_path.glob("tpplanner-engine-*"))
+
+
+def test_a_rank_that_exits_by_itself_is_named_with_its_code(tiny):
+    """As a worker that a library ends: its code is told, not guessed."""
+    with Engine(config_of(tiny("llama"))) as running:
+        [process] = running.workers._processes.values()
+        process.kill()
+        process.wait()
+        process.returncode = 3
+        with pytest.raises(EngineError, match=r"^engine: rank 0 ended with exit code 3; all ranks were ended$"):
+            running.generate([[5, 6]], SHORT)
 
 
 def test_a_listener_that_raises_fails_the_engine_and_nobody_waits_for_ever(tiny):

@@ -223,13 +223,6 @@ class Listener:
         return self.ids, self.text, self.reason
 
 
-def await_idle(running):
-    waiting = threading.Thread(target=running.await_idle, daemon=True)
-    waiting.start()
-    waiting.join(WAIT_S)
-    assert not waiting.is_alive(), "the engine does not come to rest"
-
-
 def hear_all(running, requests):
     """Submit all at once and wait; return what each was told."""
     listeners = [Listener() for _ in requests]
@@ -258,7 +251,7 @@ def check_cancelled_at(running, expected, num_tok):
             assert text.startswith(got_text)
         else:
             assert (got_ids, got_text, got_reason) == (ids, text, reason)
-    await_idle(running)
+    assert running.await_idle(WAIT_S), "the engine does not come to rest"
     assert running.num_free_kv_blocks == running.num_kv_blocks
 
 
@@ -269,7 +262,7 @@ def check_cancelled_at_once(running, expected):
         running.cancel(running.submit(prompt, params, listener))
     running.cancel(10**9)
     assert {listener.told()[2] for listener in listeners} <= {"abort", "stop"}
-    await_idle(running)
+    assert running.await_idle(WAIT_S), "the engine does not come to rest"
     assert running.num_free_kv_blocks == running.num_kv_blocks
 
 
@@ -301,7 +294,7 @@ def check_more_than_the_cache_holds(running, expected):
     said = hear_all(running, requests)
     assert said[:-2] == expected.told
     assert [(len(ids), reason) for ids, _, reason in said[-2:]] == [(long.max_tokens, "length")] * 2
-    await_idle(running)
+    assert running.await_idle(WAIT_S), "the engine does not come to rest"
     assert running.num_free_kv_blocks == running.num_kv_blocks
 
 

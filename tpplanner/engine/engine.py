@@ -1,6 +1,7 @@
 """The engine as a Python object."""
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -217,10 +218,14 @@ class Engine:
         """Whether the loop has a thread of its own."""
         return self._thread is not None
 
-    def await_idle(self) -> None:
-        """Wait until the steps that are for nobody are over too."""
+    def await_idle(self, timeout_s: float = math.inf) -> bool:
+        """Wait until the steps that are for nobody are over too; ``False`` where that takes longer than ``timeout_s``."""
+        deadline_s = time.monotonic() + timeout_s
         while self.failure is None and (self._open or not self.core.is_idle):
+            if time.monotonic() > deadline_s:
+                return False
             time.sleep(1e-3)
+        return True
 
     def start_loop(self) -> None:
         """Run the loop in a thread of its own until `close`."""

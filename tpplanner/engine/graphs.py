@@ -27,8 +27,7 @@ class DecodeGraphs:
         zeros = torch.zeros_like(self._ids)
         self._plan = AttentionPlan(
             positions_N=zeros, kv_slots_N=zeros + self._spare_slot, num_decode=0, lens_B=zeros.int(),
-            tables_BM=torch.zeros(max_num_seqs, max_blocks, dtype=torch.int32, device=device), gather_S=None, mask_BT=None,
-            chunks=[])
+            tables_BM=torch.zeros(max_num_seqs, max_blocks, dtype=torch.int32, device=device), gathers=[], chunks=[])
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         pool = None
         for size in reversed(self._sizes):  # the largest first: the others fit into its memory
@@ -45,7 +44,7 @@ class DecodeGraphs:
         whole = self._plan
         return AttentionPlan(
             positions_N=whole.positions_N[:size], kv_slots_N=whole.kv_slots_N[:size], num_decode=size,
-            lens_B=whole.lens_B[:size], tables_BM=whole.tables_BM[:size], gather_S=None, mask_BT=None, chunks=[])
+            lens_B=whole.lens_B[:size], tables_BM=whole.tables_BM[:size], gathers=[], chunks=[])
 
     def fits(self, batch: int) -> bool:
         """Whether a graph holds that many rows."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tpplanner.engine.attention import AttentionPlan, ChunkPlan, PagedAttention, decode_slots
+from tpplanner.engine.attention import AttentionPlan, ChunkPlan, PagedAttention
 from tpplanner.engine.graphs import DecodeGraphs
 from tpplanner.engine.messages import ChunkInput, Copy, Enter, StepInput
 from tpplanner.engine.model import Decoder
@@ -91,16 +91,15 @@ class Runner:
         positions_N = self._tensor(step.positions)
         lens_B = positions_N[: step.num_decode] + 1
         tables = self._tensor(step.decode_tables).view(step.num_decode, -1) if step.num_decode else lens_B.view(0, 0)
-        gather, mask = None, None
-        if step.num_decode and self._device.type == "cpu":
-            gather, mask = decode_slots(tables, lens_B, self._attention.block_size)
+        gathers = self._attention.gathers(tables, lens_B)
         chunks, row = [], step.num_decode
         for chunk in step.chunks:
             chunks.append(self._chunk(chunk, row))
             row += chunk.num_tok
         plan = AttentionPlan(
             positions_N=positions_N, kv_slots_N=self._tensor(step.kv_slots), num_decode=step.num_decode,
-            lens_B=lens_B.int(), tables_BM=tables.int(), gather_S=gather, mask_BT=mask, chunks=chunks)
+            lens_B=lens_B.int(), tables_BM=tables.int(), gathers=gathers,
+            chunks=chunks)
         return StepTensors(
             token_ids_N=self._tensor(step.token_ids), plan=plan, sample_rows_S=self._tensor(step.sample_rows),
             patch_slots_B=self._tensor(step.patch_slots) if step.patch_slots else None,

@@ -13,7 +13,7 @@ class StepRecord:
     """One step; times on the clock of the driver [s], NaN where a task has not run.
 
     T1 is ``schedule``, T2 ``prepare_input``, T3 device begin to forward end, T4 forward end to device end, T5
-    ``process_output``. ``idle_s`` is the time from the end of the step before to the beginning of this one in which
+    ``process_output``. ``exposed_s`` is the time from the end of the step before to the beginning of this one in which
     the device waited for the host (0 where there was nothing to do).
     """
 

@@ -5,6 +5,7 @@ Started by the driver, or by torchrun beside it. It ends when its connection to 
 
 import contextlib
 import os
+import shutil
 import sys
 import threading
 from multiprocessing.connection import Connection
@@ -51,6 +52,9 @@ class Worker:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 self._inbox.put(decoder.decode(self._link.recv_bytes()))
+        # A driver that was killed leaves its folder behind.
+        if self._store.startswith("file://"):
+            shutil.rmtree(Path(self._store.removeprefix("file://")).parent, ignore_errors=True)
         os._exit(0)
 
     def send(self, message: FromWorker) -> None:

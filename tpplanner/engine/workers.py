@@ -27,13 +27,15 @@ def worker_environment(config: EngineConfig) -> dict[str, str]:
     """Environment that must stand before torch is imported.
 
     Threads that wait must not spin: with a neighbour on the core they make a step several times as long. Large temporary
-    arrays must not go back to the system each time.
+    arrays must not go back to the system each time, and weights and KV cache are read by huge pages where the system
+    grants them.
     """
     cores = len(os.sched_getaffinity(0))
     threads = config.num_threads or (1 if config.tp > 1 else max(cores - 1, 1))
     return os.environ | {
         "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": "4294967296",
-        "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456", "TOKENIZERS_PARALLELISM": "false"}
+        "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456", "THP_MEM_ALLOC_ENABLE": "1",
+        "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Workers:
@@ -103,17 +105,18 @@ class Workers:
     def _receive(self, timeout_s: float | None) -> list[FromWorker]:
         """Messages that are there, or come within ``timeout_s``; raise where a rank has failed or ended."""
         messages: list[FromWorker] = []
-        for link in wait(list(self._links.values()), timeout_s):
+        ranks = {link: rank for rank, link in self._links.items()}
+        for link in wait(list(ranks), timeout_s):
             try:
                 message = self._decoder.decode(link.recv_bytes())  # type: ignore[union-attr]
             except (EOFError, OSError):
-                self._blame(None)
+                self._blame(Failed(ranks[link], "", "went away without a word"))  # type: ignore[index]
             if isinstance(message, Failed):
                 self._blame(message)
             messages.append(message)
         return messages
 
-    def _blame(self, failed: Failed | None) -> NoReturn:
+    def _blame(self, failed: Failed) -> NoReturn:
         """Raise the error of the rank that fell first, not of those that missed it."""
         deadline = time.monotonic() + _BLAME_S
         while time.monotonic() < deadline:
@@ -121,8 +124,10 @@ class Workers:
                 if process.poll() is not None and (process.returncode or 0) < 0:
                     raise EngineError(f"engine: rank {rank} {_how_it_ended(process)}; all ranks were ended")
             time.sleep(0.02)
-        if failed is None:
-            raise EngineError("engine: a rank went away without a word; all ranks were ended")
+        process = self._processes.get(failed.rank)
+        if not failed.kind:
+            how = failed.message if process is None or process.poll() is None else _how_it_ended(process)
+            raise EngineError(f"engine: rank {failed.rank} {how}; all ranks were ended")
         if failed.kind in ("ModelError", "WorkloadError"):
             raise (ModelError if failed.kind == "ModelError" else TpplannerError)(failed.message)
         raise EngineError(f"engine: rank {failed.rank}: {failed.message}")
@@ -130,10 +135,10 @@ class Workers:
     def _send_all(self, message: Allocate | StepInput) -> None:
         data = self._encoder.encode(message)
         try:
-            for link in self._links.values():
+            for rank, link in self._links.items():
                 link.send_bytes(data)
         except OSError:
-            self._blame(None)
+            self._blame(Failed(rank, "", "went away without a word"))
 
     def submit(self, step: StepInput) -> None:
         """Send a step to every rank; they take steps in order."""
