@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One process per core, four at most; the tests of a file stay in one.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test lint slow validate validate-sample wheel bench clean
 
@@ -29,10 +31,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 # Predictions against published runs: limits on the errors and on the decisions, and no change that nobody accepted.
 # A change that is meant: make validate ACCEPT=--accept

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tpplanner.api import Answer, Validation, compare_engines, load_model, question, recommend, simulate, sweep, validate
+    from tpplanner.api.engine_bench import engine_bench
     from tpplanner.errors import TpplannerError
 
 __version__ = "0.1.0"
 __all__ = [
-    "Answer", "TpplannerError", "Validation", "__version__", "compare_engines", "load_model", "question", "recommend", "simulate",
-    "sweep", "validate",
+    "Answer", "TpplannerError", "Validation", "__version__", "compare_engines", "engine_bench", "load_model", "question",
+    "recommend", "simulate", "sweep", "validate",
 ]
 
 
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> object:
         from tpplanner.errors import TpplannerError
 
         return TpplannerError
+    if name == "engine_bench":
+        from tpplanner.api.engine_bench import engine_bench
+
+        return engine_bench
     if name in __all__:
         from tpplanner import api
 

@@ -1,5 +1,6 @@
 """The worker processes, as the driver sees them."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -48,7 +49,8 @@ class Workers:
         self._config = config
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._links: dict[int, Connection] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="tpplanner-engine-"))
+        # Where the ranks meet; those of torchrun have a place of their own.
+        self._folder = None if launched else Path(tempfile.mkdtemp(prefix="tpplanner-engine-"))
         self._decoder = msgspec.msgpack.Decoder(FromWorker)
         self._encoder = msgspec.msgpack.Encoder()
         self._outputs: list[StepOutput] = []
@@ -110,7 +112,7 @@ class Workers:
             try:
                 message = self._decoder.decode(link.recv_bytes())  # type: ignore[union-attr]
             except (EOFError, OSError):
-                self._blame(Failed(ranks[link], "", "went away without a word"))  # type: ignore[index]
+                self._blame(_silent(ranks[link]))  # type: ignore[index]
             if isinstance(message, Failed):
                 self._blame(message)
             messages.append(message)
@@ -124,9 +126,9 @@ class Workers:
                 if process.poll() is not None and (process.returncode or 0) < 0:
                     raise EngineError(f"engine: rank {rank} {_how_it_ended(process)}; all ranks were ended")
             time.sleep(0.02)
-        process = self._processes.get(failed.rank)
         if not failed.kind:
-            how = failed.message if process is None or process.poll() is None else _how_it_ended(process)
+            fallen = self._processes.get(failed.rank)
+            how = failed.message if fallen is None or fallen.poll() is None else _how_it_ended(fallen)
             raise EngineError(f"engine: rank {failed.rank} {how}; all ranks were ended")
         if failed.kind in ("ModelError", "WorkloadError"):
             raise (ModelError if failed.kind == "ModelError" else TpplannerError)(failed.message)
@@ -134,11 +136,20 @@ class Workers:
 
     def _send_all(self, message: Allocate | StepInput) -> None:
         data = self._encoder.encode(message)
-        try:
-            for rank, link in self._links.items():
+        for rank, link in self._links.items():
+            try:
                 link.send_bytes(data)
-        except OSError:
-            self._blame(Failed(rank, "", "went away without a word"))
+            except OSError:
+                self._blame(self._last_words(rank))
+
+    def _last_words(self, rank: int) -> Failed:
+        """What a rank that takes no more steps said before."""
+        with contextlib.suppress(EOFError, OSError):
+            while self._links[rank].poll(_BLAME_S):
+                message = self._decoder.decode(self._links[rank].recv_bytes())
+                if isinstance(message, Failed):
+                    return message
+        return _silent(rank)
 
     def submit(self, step: StepInput) -> None:
         """Send a step to every rank; they take steps in order."""
@@ -177,7 +188,12 @@ class Workers:
                 process.kill()
                 process.wait()
         self._links = {}
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _silent(rank: int) -> Failed:
+    return Failed(rank, "", "went away without a word")
 
 
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
