@@ -1,0 +1,68 @@
+"""T1, T2 and T5 of the engine and the ways of its messages, over the batch, with both loops: a model of one layer is served."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from calibrate.bench import Bench, Plan
+from calibrate.samples import Case, Sample
+from tpplanner.domain.engine import Switches
+from tpplanner.domain.traffic import Traffic
+from tpplanner.engine.config import EngineConfig
+from tpplanner.engine.engine import Engine
+from tpplanner.engine.load import run_load
+from tpplanner.engine.sampling_params import SamplingParams
+from tpplanner.engine.timeline import StepRecord
+
+NAME = "host"
+LOOPS = {"sequential": Switches(),
+         "overlap": Switches(async_sched=True, early_feedback=True, seq_parallel_sampling=True)}
+_MODEL = {"architectures": ["LlamaForCausalLM"], "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 8,
+          "num_key_value_heads": 8, "intermediate_size": 256, "vocab_size": 1024, "max_position_embeddings": 4096,
+          "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "eos_token_id": 2, "torch_dtype": "float32", "hidden_act": "silu"}
+_ISL, _OSL = 64, 40
+
+
+def cases(plan: Plan, *, num_devices: int) -> Iterator[Case]:
+    """Both loops at every batch up to 256, at t = 1 and at the other degrees that this machine can run."""
+    for tp in plan.degrees:
+        if tp <= num_devices:
+            for loop in LOOPS:
+                for num_seqs in plan.num_tok:
+                    if num_seqs <= 256:
+                        yield {"loop": loop, "tp": tp, "num_seqs": num_seqs}
+
+
+def _tasks(steps: tuple[StepRecord, ...], num_seqs: int) -> dict[str, list[float]]:
+    """Times of the steps that decode the whole batch [s]; the ways of the messages beside the tasks."""
+    chosen = [step for before, step in pairwise(steps)
+              if step.num_decode_seqs == num_seqs and not step.num_prefill_tok and not before.num_prefill_tok]
+    return {
+        "schedule": [s.schedule_s for s in chosen], "prepare_input": [s.prepare_input_s for s in chosen],
+        "process_output": [s.process_output_s for s in chosen], "exposed": [s.exposed_s for s in chosen],
+        "deliver": [max(s.device_begin_s - s.submitted_s, 0.0) for s in chosen],
+        "reply": [max(s.process_output_begin_s - s.device_end_s, 0.0) for s in chosen],
+        "device": [s.device_s for s in chosen]}
+
+
+def measure(asked: list[Case], bench: Bench) -> Iterator[list[Sample]]:
+    """Serve each case; one sample per task. Engines of one loop and degree are started once."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(_MODEL))
+        for loop, tp in dict.fromkeys((str(case["loop"]), int(case["tp"])) for case in asked):
+            own = [case for case in asked if case["loop"] == loop and case["tp"] == tp]
+            most = max(int(case["num_seqs"]) for case in own)
+            config = EngineConfig(model=folder, tp=tp, load_format="dummy", switches=LOOPS[loop], max_num_seqs=most,
+                                  num_kv_blocks=most * 8, device=bench.device.type, num_threads=1)
+            with Engine(config) as engine:
+                for case in own:
+                    batch = int(case["num_seqs"])
+                    traffic = Traffic(name="host tasks", isl_tok=np.full(batch, _ISL), osl_tok=np.full(batch, _OSL))
+                    run_load(engine, traffic, SamplingParams(temperature=0.0), concurrency=batch)
+                    steps = run_load(engine, traffic, SamplingParams(temperature=0.0), concurrency=batch).steps
+                    yield [bench.sample(NAME, {**case, "task": task}, times, "host")
+                           for task, times in _tasks(steps, batch).items()]

@@ -1,0 +1,121 @@
+"""Raw samples: one JSON line per case, appended when it is measured, so that an interrupted run goes on."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from tpplanner.errors import OutputError, ProfileError
+
+Case = Mapping[str, str | int]
+"""Sizes and names that say what is timed; a case is timed once."""
+MACHINE_FILE = "machine.json"
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one case took.
+
+    ``times_s`` holds every iteration after the warm-up [s]; ``timer`` is ``host``, ``event`` (on a GPU's stream), ``graph``
+    (the same, replayed) or ``counter``. ``values`` are other readings, in the unit that ends their names. A case that could
+    not run has no times and says why in ``note``.
+    """
+
+    bench: str
+    case: dict[str, str | int]
+    times_s: list[float]
+    timer: str
+    values: dict[str, float] = {}
+    clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    note: str = ""
+
+
+def key_of(case: Case) -> str:
+    """Text that is equal for equal cases."""
+    return msgspec.json.encode(dict(sorted(case.items()))).decode()
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Sample)
+
+
+class SampleLog:
+    """The files of one run: ``<bench>.jsonl`` beside ``machine.json``.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written to, or holds samples of another machine.
+    """
+
+    def __init__(self, folder: Path, machine: Mapping[str, object]) -> None:
+        self.folder = folder
+        place = folder / MACHINE_FILE
+        text = msgspec.json.format(msgspec.json.encode(machine), indent=2)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                temporary = place.with_suffix(".part")
+                temporary.write_bytes(text)
+                temporary.replace(place)
+            before = msgspec.json.decode(place.read_bytes())
+        except (OSError, msgspec.DecodeError) as error:
+            raise OutputError(f"{place}: {error}") from None
+        now = msgspec.json.decode(text)
+        other = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        if other:
+            raise OutputError(f"{folder}: holds samples of another machine or software ({', '.join(other)} differ); give "
+                              "another --out")
+
+    def path(self, bench: str) -> Path:
+        """File of a benchmark."""
+        return self.folder / f"{bench}.jsonl"
+
+    def done(self, bench: str) -> set[str]:
+        """Keys of the cases that are there; half a line at the end, of a run that was killed, is cut off."""
+        path = self.path(bench)
+        if not path.exists():
+            return set()
+        whole = path.read_bytes()
+        end = whole.rfind(b"\n") + 1
+        if end < len(whole):
+            os.truncate(path, end)
+        return {key_of(sample.case) for sample in read_samples(path)}
+
+    def append(self, sample: Sample) -> None:
+        """Write a sample, whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written, as where the disk is full; what was written before stays.
+        """
+        path = self.path(sample.bench)
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab") as file:
+                file.write(_ENCODER.encode(sample) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if path.exists():
+                os.truncate(path, before)
+            raise OutputError(f"{path}: {error.strerror}; the samples before are kept, and the next run goes on") from None
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Samples of a file, in their order.
+
+    Raises
+    ------
+    ProfileError
+        If a line is no sample: the file and the line.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield _DECODER.decode(line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise ProfileError(f"{path}: line {number}: {error}") from None

@@ -1,0 +1,56 @@
+"""How much is measured: three minutes, ten, or all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from calibrate.bench import Plan
+from tpplanner.engine.model_config import EngineModel, read_model
+
+_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Rows, contexts, and the time that one case may take [s]."""
+
+    num_tok: tuple[int, ...]
+    context_tok: tuple[int, ...]
+    budget_s: float
+
+
+SCOPES: Final = {
+    ("quick", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 32, 64, 256), context_tok=(64, 256, 1024), budget_s=0.03),
+    ("default", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 24, 32, 64, 128, 256, 512), context_tok=(32, 64, 128, 256, 512, 1024, 2048),
+                              budget_s=0.1),
+    ("full", "cpu"): Scope(num_tok=_ROWS, context_tok=(32, 64, 128, 256, 512, 1024, 2048, 4096), budget_s=0.3),
+    ("quick", "cuda"): Scope(num_tok=(1, 8, 32, 64, 128, 256, 1024, 2048), context_tok=(128, 1024, 4096), budget_s=0.01),
+    ("default", "cuda"): Scope(num_tok=(*_ROWS, 4096, 8192), context_tok=(128, 512, 1024, 2048, 4096, 8192), budget_s=0.02),
+    ("full", "cuda"): Scope(num_tok=(*_ROWS, 48, 96, 192, 4096, 8192), budget_s=0.1,
+                            context_tok=(64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)),
+}
+DEFAULT_MODELS: Final = {
+    "cpu": ("HuggingFaceTB/SmolLM2-135M-Instruct",),
+    "cuda": ("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen3-0.6B"),
+}
+TINY: Final = EngineModel(
+    family="llama", hidden_size=256, num_layers=4, num_heads=8, num_kv_heads=4, head_dim=32, intermediate_size=704,
+    vocab_size=4096, max_context_tok=4096, eps=1e-5, rope_theta=1e4, rope_scaling=None, tied_embeddings=True, qkv_bias=False,
+    output_bias=False, qk_norm=False, dtype="float32", eos_ids=(2,))
+"""A second shape on CPUs, far from the first: efficiencies and the fixed cost of a call are told apart by it."""
+
+
+def plan_of(scope: str, device: str, models: tuple[EngineModel, ...], *, degrees: tuple[int, ...]) -> Plan:
+    """What to measure on a device in a scope."""
+    sizes = SCOPES[scope, device]
+    return Plan(models=(*models, TINY) if device == "cpu" else models, degrees=degrees, num_tok=sizes.num_tok,
+                context_tok=sizes.context_tok, dtypes=("fp32",) if device == "cpu" else ("bf16", "fp8"),
+                budget_s=sizes.budget_s)
+
+
+def engine_model(config: dict[str, object], folder: Path) -> EngineModel:
+    """Read a model's facts as the engine does, from the keys of its config.json."""
+    (folder / "config.json").write_bytes(msgspec.json.encode(config))
+    return read_model(folder)

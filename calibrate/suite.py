@@ -1,0 +1,137 @@
+"""All benchmarks in order, case by case: what is there already is left out, what fails is noted, and the rest goes on."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from calibrate import (
+    bench_attention,
+    bench_collectives,
+    bench_gemm,
+    bench_host,
+    bench_launch,
+    bench_layer,
+    bench_memory,
+    bench_power,
+    bench_sampling,
+)
+from calibrate.bench import Bench, Plan, Prepared, WrongAnswer
+from calibrate.samples import Case, Sample, SampleLog, key_of
+
+Prepare = Callable[[Case, Bench], Prepared]
+Measure = Callable[[list[Case]], Iterator[list[Sample]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One benchmark: its cases, and how samples come from those that are left."""
+
+    name: str
+    cases: list[Case]
+    measure: Measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What is done and what is left, after each case."""
+
+    bench: str
+    num_done: int
+    num_cases: int
+    left_s: float
+    note: str = ""
+
+
+def _prepared(name: str, prepare: Prepare, bench: Bench, budget_s: float) -> Measure:
+    """Measure cases whose inputs ``prepare`` makes; memory that does not suffice is noted."""
+    def measure(cases: list[Case]) -> Iterator[list[Sample]]:
+        for case in cases:
+            try:
+                yield [bench.time(name, case, prepare(case, bench), budget_s=budget_s)]
+            except (torch.OutOfMemoryError, MemoryError):
+                yield [bench.sample(name, case, [], "host", note="out of memory")]
+            except RuntimeError as error:
+                if "alloc" not in str(error) and "memory" not in str(error):
+                    raise
+                yield [bench.sample(name, case, [], "host", note="out of memory")]
+            if bench.is_cuda:
+                torch.cuda.empty_cache()
+
+    return measure
+
+
+def _collectives(plan: Plan) -> Measure:
+    def measure(cases: list[Case]) -> Iterator[list[Sample]]:
+        for tp in dict.fromkeys(int(case["tp"]) for case in cases):
+            own = [case for case in cases if case["tp"] == tp]
+            yield from ([sample] for sample in bench_collectives.run_degree(own, tp=tp, budget_s=plan.budget_s))
+
+    return measure
+
+
+def parts(plan: Plan, bench: Bench, *, num_devices: int) -> list[Part]:
+    """Every benchmark that this device can run."""
+    budget_s = plan.budget_s
+
+    def part(name: str, cases: Iterator[Case], prepare: Prepare) -> Part:
+        return Part(name, list(cases), _prepared(name, prepare, bench, budget_s))
+
+    found = [
+        part(bench_memory.NAME, bench_memory.cases(plan), bench_memory.prepare),
+        Part(bench_launch.NAME, list(bench_launch.cases(plan, is_cuda=bench.is_cuda)),
+             lambda cases: ([bench_launch.measure(case, bench, budget_s=budget_s)] for case in cases)),
+        part(bench_gemm.NAME, bench_gemm.cases(plan), bench_gemm.prepare),
+        part(bench_attention.DECODE, bench_attention.decode_cases(plan), bench_attention.prepare_decode),
+        part(bench_attention.PREFILL, bench_attention.prefill_cases(plan), bench_attention.prepare_prefill),
+        part(bench_layer.NAME, bench_layer.cases(plan), bench_layer.prepare),
+        part(bench_sampling.NAME, bench_sampling.cases(plan), bench_sampling.prepare),
+        Part(bench_collectives.NAME, list(bench_collectives.cases(plan, num_devices=num_devices)), _collectives(plan)),
+        Part(bench_host.NAME, list(bench_host.cases(plan, num_devices=num_devices)),
+             lambda cases: bench_host.measure(cases, bench)),
+        Part(bench_power.NAME, list(bench_power.cases(plan)),
+             lambda cases: ([bench_power.measure(case, bench)] for case in cases)),
+    ]
+    if bench.is_cuda:
+        found.insert(1, part(bench_memory.SWAP, bench_memory.swap_cases(plan), bench_memory.prepare_swap))
+    return found
+
+
+def _left(part: Part, done: set[str]) -> list[Case]:
+    """Cases that no sample is there of; tasks of one case come together."""
+    covered = {key_of({k: v for k, v in dict(_decoded(key)).items() if k != "task"}) for key in done}
+    return [case for case in part.cases if key_of(case) not in covered]
+
+
+def _decoded(key: str) -> dict[str, str | int]:
+    import msgspec
+
+    return msgspec.json.decode(key, type=dict[str, str | int])
+
+
+def run_suite(parts_: list[Part], log: SampleLog, report: Callable[[Progress], None]) -> list[str]:
+    """Measure what is left, and return what went wrong.
+
+    Raises
+    ------
+    OutputError
+        If a sample cannot be written; what is written stays.
+    """
+    left = {part.name: _left(part, log.done(part.name)) for part in parts_}
+    num_cases, num_done, problems = sum(len(part.cases) for part in parts_), 0, []
+    num_done = num_cases - sum(map(len, left.values()))
+    begin_s, num_here = time.perf_counter(), 0
+    for part in parts_:
+        try:
+            for samples in part.measure(left[part.name]) if left[part.name] else ():
+                for sample in samples:
+                    log.append(sample)
+                num_done, num_here = num_done + 1, num_here + 1
+                each_s = (time.perf_counter() - begin_s) / num_here
+                notes = "; ".join(dict.fromkeys(s.note for s in samples if s.note))
+                report(Progress(bench=part.name, num_done=num_done, num_cases=num_cases,
+                                left_s=each_s * (num_cases - num_done), note=notes))
+        except WrongAnswer as error:
+            problems.append(str(error))
+    return problems

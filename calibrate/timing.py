@@ -1,0 +1,56 @@
+"""The clock: warm up, time every iteration, on the host or by events of the device."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+Call = Callable[[int], object]
+"""What is timed; its argument counts the iterations, so that inputs can rotate."""
+
+
+def host_times_s(call: Call, *, budget_s: float, num_warmup: int = 3, least: int = 5, most: int = 200) -> list[float]:
+    """Time of each call on the host's clock [s]: as many as fit into ``budget_s``, within ``least`` and ``most``."""
+    for i in range(num_warmup):
+        call(i)
+    times: list[float] = []
+    end_s = time.perf_counter() + budget_s
+    while len(times) < least or (len(times) < most and time.perf_counter() < end_s):
+        begin_s = time.perf_counter()
+        call(num_warmup + len(times))
+        times.append(time.perf_counter() - begin_s)
+    return times
+
+
+def event_times_s(call: Call, *, budget_s: float, num_warmup: int = 5, least: int = 10, most: int = 200) -> list[float]:
+    """Time of each call between two events of the current CUDA stream [s]."""
+    for i in range(num_warmup):
+        call(i)
+    torch.cuda.synchronize()
+    begin_s = time.perf_counter()
+    call(0)
+    torch.cuda.synchronize()
+    count = int(min(max(budget_s / max(time.perf_counter() - begin_s, 1e-6), least), most))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 * count)]  # type: ignore[no-untyped-call]
+    # A kernel that keeps the stream busy lets the host run ahead: what is timed is the device, not the launches.
+    torch.cuda._sleep(int(2e6))
+    for i in range(count):
+        marks[2 * i].record()  # type: ignore[no-untyped-call]
+        call(num_warmup + i)
+        marks[2 * i + 1].record()  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    return [float(a.elapsed_time(b)) * 1e-3 for a, b in zip(marks[::2], marks[1::2], strict=True)]
+
+
+def graph_times_s(call: Call, *, budget_s: float, num_copies: int = 8) -> list[float]:
+    """Time of a call inside a CUDA graph of ``num_copies`` of them [s]: no launch of the host between them."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call(0)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(num_copies):
+            call(i)
+    return [time_s / num_copies for time_s in event_times_s(lambda _: graph.replay(), budget_s=budget_s)]
