@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 
 from calibrate.machine import Nvml, last_level_cache_bytes
-from calibrate.samples import Case, Sample
+from calibrate.samples import Case
 from calibrate.timing import Call, event_times_s, graph_times_s, host_times_s
 from tpplanner.engine.model_config import EngineModel
+from tpplanner.io.calibration_samples import Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Plan:
     budget_s: float
 
 
-class WrongAnswer(Exception):
+class WrongAnswerError(Exception):
     """A benchmark's operation gives what it should not; its time would mean nothing."""
 
 
@@ -78,8 +79,8 @@ class Bench:
 
 
 def close_to(got: torch.Tensor, expected: torch.Tensor, *, tolerance: float, what: str) -> None:
-    """Raise `WrongAnswer` where two results differ by more than ``tolerance`` of the largest value."""
+    """Raise `WrongAnswerError` where two results differ by more than ``tolerance`` of the largest value."""
     scale = float(expected.abs().max()) or 1.0
     error = float((got.double() - expected.double()).abs().max()) / scale
     if not error <= tolerance:
-        raise WrongAnswer(f"{what}: differs from the plain computation by {error:.2g} of the largest value")
+        raise WrongAnswerError(f"{what}: differs from the plain computation by {error:.2g} of the largest value")

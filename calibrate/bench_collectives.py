@@ -1,4 +1,4 @@
-"""All-reduce, all-gather and all-to-all over size, one run per degree; run by every rank: ``python -m calibrate.bench_collectives``.
+"""All-reduce, all-gather and all-to-all over size; every rank runs ``python -m calibrate.bench_collectives``.
 
 Sizes are those of nccl-tests: of an all-reduce the buffer of one rank, of the others the whole result over all ranks.
 """
@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from calibrate.bench import Bench, Plan, WrongAnswer
+from calibrate.bench import Bench, Plan, WrongAnswerError
 from calibrate.machine import Nvml
-from calibrate.samples import Case, Sample
+from calibrate.samples import Case
 from calibrate.timing import event_times_s, graph_times_s, host_times_s
+from tpplanner.io.calibration_samples import Sample
 
 NAME = "collective"
 OPS = ("all_reduce", "all_gather", "all_to_all")
@@ -63,7 +64,7 @@ def _operation(case: Case, bench: Bench, rank: int, tp: int) -> tuple[Callable[[
         else:
             got, expected = other.view(tp, -1)[:, 0], each
         if not torch.equal(got, expected):
-            raise WrongAnswer(f"collective {case['op']}: {got.tolist()} is not {expected.tolist()}")
+            raise WrongAnswerError(f"collective {case['op']}: {got.tolist()} is not {expected.tolist()}")
         mine.zero_()  # sums of sums must not overflow
 
     return call, check
@@ -134,7 +135,7 @@ def run_degree(asked: list[Case], *, tp: int, budget_s: float) -> Iterator[Sampl
 
     Raises
     ------
-    WrongAnswer
+    WrongAnswerError
         If a rank ends with an error: its last line.
     """
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(tp),
@@ -153,7 +154,7 @@ def run_degree(asked: list[Case], *, tp: int, budget_s: float) -> Iterator[Sampl
             yield msgspec.json.decode(line, type=Sample)
         if first.wait(_START_S):
             words = first.stderr.read().decode(errors="replace").strip().splitlines()
-            raise WrongAnswer(f"collectives at t = {tp}: {words[-1] if words else 'ended without a word'}")
+            raise WrongAnswerError(f"collectives at t = {tp}: {words[-1] if words else 'ended without a word'}")
     finally:
         for rank in ranks:
             rank.kill()

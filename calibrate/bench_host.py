@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrate.bench import Bench, Plan
-from calibrate.samples import Case, Sample
+from calibrate.samples import Case
 from tpplanner.domain.engine import Switches
 from tpplanner.domain.traffic import Traffic
 from tpplanner.engine.config import EngineConfig
@@ -17,6 +17,7 @@ from tpplanner.engine.engine import Engine
 from tpplanner.engine.load import run_load
 from tpplanner.engine.sampling_params import SamplingParams
 from tpplanner.engine.timeline import StepRecord
+from tpplanner.io.calibration_samples import Sample
 
 NAME = "host"
 LOOPS = {"sequential": Switches(),

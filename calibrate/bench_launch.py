@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 
 from calibrate.bench import Bench, Plan
-from calibrate.samples import Case, Sample
+from calibrate.samples import Case
 from calibrate.timing import event_times_s, graph_times_s, host_times_s
+from tpplanner.io.calibration_samples import Sample
 
 NAME = "launch"
 _CALLS = 100
@@ -33,5 +34,6 @@ def measure(case: Case, bench: Bench, *, budget_s: float) -> Sample:
         case "launch":
             times, timer = event_times_s(many, budget_s=budget_s), "event"
         case _:
-            times, timer = [t * _CALLS for t in graph_times_s(lambda _: x.add_(1.0), budget_s=budget_s, num_copies=_CALLS)], "graph"
+            one = graph_times_s(lambda _: x.add_(1.0), budget_s=budget_s, num_copies=_CALLS)
+            times, timer = [t * _CALLS for t in one], "graph"
     return bench.sample(NAME, case, [t / _CALLS for t in times], timer)

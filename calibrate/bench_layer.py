@@ -48,7 +48,7 @@ def prepare(case: Case, bench: Bench) -> Prepared:
     def call(_: int) -> Tensor:
         functional.rms_norm(x, (hidden,), weight, 1e-5)
         rotated = rotate(qkv[:, : heads + kv], cos_sin)
-        _, k, v = torch.split(torch.cat((rotated, qkv[:, heads + kv:]), 1), [heads, kv, kv], dim=1)
+        _q, k, v = torch.split(torch.cat((rotated, qkv[:, heads + kv:]), 1), [heads, kv, kv], dim=1)
         cache[0].index_copy_(1, slots, k.transpose(0, 1))
         cache[1].index_copy_(1, slots, v.transpose(0, 1))
         after = x + attended

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from calibrate.bench import Bench, Plan
-from calibrate.samples import Case, Sample
+from calibrate.samples import Case
+from tpplanner.io.calibration_samples import Sample
 
 NAME = "power"
 _STATES = ("idle", "memory", "compute")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from calibrate.bench import Bench, Plan, Prepared, WrongAnswer
+from calibrate.bench import Bench, Plan, Prepared, WrongAnswerError
 from calibrate.samples import Case
 from tpplanner.engine.sampler import PolicyTable, TokenCounts, sample
 from tpplanner.engine.sampling_params import SamplingParams
@@ -51,8 +51,8 @@ def prepare(case: Case, bench: Bench) -> Prepared:
     def check() -> None:
         ids = call(0)
         if params.is_greedy and not torch.equal(ids, logits[0].argmax(-1)):
-            raise WrongAnswer("sampling: greedy is not argmax")
+            raise WrongAnswerError("sampling: greedy is not argmax")
         if not bool(((ids >= 0) & (ids < vocab)).all()):
-            raise WrongAnswer("sampling: an id outside the vocabulary")
+            raise WrongAnswerError("sampling: an id outside the vocabulary")
 
     return Prepared(call=call, check=check)

@@ -58,7 +58,8 @@ class Nvml:
     @property
     def clock_mhz(self) -> float | None:
         """Clock of the multiprocessors."""
-        return self._read("nvmlDeviceGetClockInfo", getattr(self._nvml, "NVML_CLOCK_SM", 1))
+        clock: float | None = self._read("nvmlDeviceGetClockInfo", getattr(self._nvml, "NVML_CLOCK_SM", 1))
+        return clock
 
     @property
     def power_w(self) -> float | None:
@@ -75,7 +76,8 @@ class Nvml:
     @property
     def temperature_c(self) -> float | None:
         """Of the chip."""
-        return self._read("nvmlDeviceGetTemperature", 0)
+        temperature: float | None = self._read("nvmlDeviceGetTemperature", 0)
+        return temperature
 
     @property
     def throttle_reasons(self) -> int | None:

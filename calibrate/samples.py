@@ -1,35 +1,16 @@
 """Raw samples: one JSON line per case, appended when it is measured, so that an interrupted run goes on."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from tpplanner.errors import OutputError, ProfileError
+from tpplanner.errors import OutputError
+from tpplanner.io.calibration_samples import MACHINE_FILE, Sample, read_samples
 
 Case = Mapping[str, str | int]
 """Sizes and names that say what is timed; a case is timed once."""
-MACHINE_FILE = "machine.json"
-
-
-class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one case took.
-
-    ``times_s`` holds every iteration after the warm-up [s]; ``timer`` is ``host``, ``event`` (on a GPU's stream), ``graph``
-    (the same, replayed) or ``counter``. ``values`` are other readings, in the unit that ends their names. A case that could
-    not run has no times and says why in ``note``.
-    """
-
-    bench: str
-    case: dict[str, str | int]
-    times_s: list[float]
-    timer: str
-    values: dict[str, float] = {}
-    clock_mhz: float | None = None
-    power_w: float | None = None
-    temperature_c: float | None = None
-    note: str = ""
 
 
 def key_of(case: Case) -> str:
@@ -38,7 +19,6 @@ def key_of(case: Case) -> str:
 
 
 _ENCODER = msgspec.json.Encoder()
-_DECODER = msgspec.json.Decoder(Sample)
 
 
 class SampleLog:
@@ -103,19 +83,3 @@ class SampleLog:
             if path.exists():
                 os.truncate(path, before)
             raise OutputError(f"{path}: {error.strerror}; the samples before are kept, and the next run goes on") from None
-
-
-def read_samples(path: Path) -> Iterator[Sample]:
-    """Samples of a file, in their order.
-
-    Raises
-    ------
-    ProfileError
-        If a line is no sample: the file and the line.
-    """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield _DECODER.decode(line)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise ProfileError(f"{path}: line {number}: {error}") from None

@@ -23,8 +23,8 @@ class Scope:
 
 SCOPES: Final = {
     ("quick", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 32, 64, 256), context_tok=(64, 256, 1024), budget_s=0.03),
-    ("default", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 24, 32, 64, 128, 256, 512), context_tok=(32, 64, 128, 256, 512, 1024, 2048),
-                              budget_s=0.1),
+    ("default", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 24, 32, 64, 128, 256, 512), budget_s=0.1,
+                              context_tok=(32, 64, 128, 256, 512, 1024, 2048)),
     ("full", "cpu"): Scope(num_tok=_ROWS, context_tok=(32, 64, 128, 256, 512, 1024, 2048, 4096), budget_s=0.3),
     ("quick", "cuda"): Scope(num_tok=(1, 8, 32, 64, 128, 256, 1024, 2048), context_tok=(128, 1024, 4096), budget_s=0.01),
     ("default", "cuda"): Scope(num_tok=(*_ROWS, 4096, 8192), context_tok=(128, 512, 1024, 2048, 4096, 8192), budget_s=0.02),

@@ -17,8 +17,9 @@ from calibrate import (
     bench_power,
     bench_sampling,
 )
-from calibrate.bench import Bench, Plan, Prepared, WrongAnswer
-from calibrate.samples import Case, Sample, SampleLog, key_of
+from calibrate.bench import Bench, Plan, Prepared, WrongAnswerError
+from calibrate.samples import Case, SampleLog, key_of
+from tpplanner.io.calibration_samples import Progress, Sample
 
 Prepare = Callable[[Case, Bench], Prepared]
 Measure = Callable[[list[Case]], Iterator[list[Sample]]]
@@ -31,17 +32,6 @@ class Part:
     name: str
     cases: list[Case]
     measure: Measure
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What is done and what is left, after each case."""
-
-    bench: str
-    num_done: int
-    num_cases: int
-    left_s: float
-    note: str = ""
 
 
 def _prepared(name: str, prepare: Prepare, bench: Bench, budget_s: float) -> Measure:
@@ -132,6 +122,6 @@ def run_suite(parts_: list[Part], log: SampleLog, report: Callable[[Progress], N
                 notes = "; ".join(dict.fromkeys(s.note for s in samples if s.note))
                 report(Progress(bench=part.name, num_done=num_done, num_cases=num_cases,
                                 left_s=each_s * (num_cases - num_done), note=notes))
-        except WrongAnswer as error:
+        except WrongAnswerError as error:
             problems.append(str(error))
     return problems

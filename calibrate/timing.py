@@ -33,11 +33,11 @@ def event_times_s(call: Call, *, budget_s: float, num_warmup: int = 5, least: in
     count = int(min(max(budget_s / max(time.perf_counter() - begin_s, 1e-6), least), most))
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 * count)]  # type: ignore[no-untyped-call]
     # A kernel that keeps the stream busy lets the host run ahead: what is timed is the device, not the launches.
-    torch.cuda._sleep(int(2e6))
+    torch.cuda._sleep(int(2e6))  # type: ignore[no-untyped-call]
     for i in range(count):
-        marks[2 * i].record()  # type: ignore[no-untyped-call]
+        marks[2 * i].record()
         call(num_warmup + i)
-        marks[2 * i + 1].record()  # type: ignore[no-untyped-call]
+        marks[2 * i + 1].record()
     torch.cuda.synchronize()
     return [float(a.elapsed_time(b)) * 1e-3 for a, b in zip(marks[::2], marks[1::2], strict=True)]
 

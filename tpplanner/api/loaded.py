@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tpplanner.cost.serving import bind
 from tpplanner.domain.engine import EngineProfile
+from tpplanner.domain.engine_fit import with_engine_fit
 from tpplanner.domain.fitted_profile import FittedProfile, apply_kernels
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
@@ -64,8 +65,10 @@ def with_kernels(hardware: HardwareProfile, engine: EngineProfile) -> HardwarePr
 def with_runs(
     engine: EngineProfile, hardware: HardwareProfile, model: ModelSpec, *, family: str | None = None
 ) -> EngineProfile:
-    """Return the engine as serving runs on the machine fitted it for models of this class, where there are any."""
+    """Return the engine as microbenchmarks and serving runs on the machine fitted it, where there are any."""
     fitted = _fit_of(hardware, engine)
+    if fitted is not None and fitted.host is not None:
+        engine = with_engine_fit(engine, fitted.host)
     if fitted is None or fitted.serving is None or engine.terms is not None:
         return engine
     return bind(engine, fitted.serving, model, family=family)

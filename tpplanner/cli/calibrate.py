@@ -1,17 +1,73 @@
-"""``tpplanner calibrate``: from measured serving runs to fitted profiles."""
+"""``tpplanner calibrate``: microbenchmarks of the machine at hand, and fits to samples and to serving runs."""
 
 from pathlib import Path
 
 import click
+
+from tpplanner.errors import WorkloadError, reject
 
 _OUT = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                     help="Folder of profiles to write to; files go to DIR/<machine>/. Default: ./profiles.")
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 
 
-@click.group()
-def calibrate() -> None:
-    """Fit profiles to measured serving runs."""
+_MACHINE = click.option("--machine", metavar="NAME", help="Name of the machine's profile. Default: its GPU or processor, or the "
+                        "only one that has samples.")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--quick", "scope", flag_value="quick", help="About three minutes.")
+@click.option("--full", "scope", flag_value="full", help="More sizes, longer times.")
+@click.option("--model", "models", multiple=True, metavar="NAME",
+              help="Directory or packaged model whose shapes are measured; may be given several times.")
+@click.option("--tp", "degrees", metavar="T,T,...", help="Degrees whose shares are measured, on one device. Default: 1,2 on a "
+              "CPU, 1,2,4,8 on a GPU.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@_MACHINE
+@_OUT
+@click.pass_context
+def calibrate(context: click.Context, *, scope: str | None, models: tuple[str, ...], degrees: str | None, device: str,
+              machine: str | None, out: Path | None) -> None:
+    """Measure this machine with microbenchmarks (extra [engine]); then: calibrate fit, calibrate verify.
+
+    Samples go to OUT/<machine>/samples as they are taken; an interrupted run goes on where it stopped. About ten minutes.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from tpplanner.api.calibration import take_samples
+    from tpplanner.cli.calibrate_progress import shown_progress
+    from tpplanner.io.fitted_write import output_folder
+
+    with shown_progress() as report:
+        run = take_samples(output_folder(out), scope=scope or "default", machine=machine, models=models, device=device,
+                           degrees=_degrees(degrees), report=report)
+    for problem in run.problems:
+        click.echo(f"warning: {problem}", err=True)
+    click.echo(str(run.folder))
+    click.echo(f"next: tpplanner calibrate fit --machine {run.machine}" + (f" --out {out}" if out else ""), err=True)
+
+
+def _degrees(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and 0 < int(part) <= 1024 for part in parts):
+        reject(WorkloadError, "--tp", "be degrees such as 1,2,4", text)
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+@calibrate.command("fit")
+@_MACHINE
+@_OUT
+@_OVERWRITE
+def fit_command(*, machine: str | None, out: Path | None, overwrite: bool) -> None:
+    """Fit a profile to the samples of a machine: kernels, collectives, host tasks, sampling; with a report and plots."""
+    from tpplanner.api.calibration import chosen_machine, fit_calibration
+    from tpplanner.io.fitted_write import output_folder
+
+    root = output_folder(out)
+    fitted = fit_calibration(root, chosen_machine(root, machine), overwrite=overwrite)
+    _report(fitted.paths)
 
 
 @calibrate.command("anchor")

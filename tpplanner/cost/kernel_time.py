@@ -6,9 +6,9 @@ kernels' surfaces, where a tile more is begun, and read off by interpolation in 
 the sum itself (tested).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from tpplanner.domain.matrix import FloatOrArray
 from tpplanner.domain.model import ModelSpec
 
 FloatArray = NDArray[np.float64]
+K = TypeVar("K", bound=Kernel)
 
 _WIDENED, _QUANTISED = "w4a16_mxfp4", "w4a8_mxfp4_mxfp8"
 """Kernels of experts in mxfp4, by what meets the weights: activations in 16 bits, or quantised to 8."""
@@ -151,7 +152,7 @@ def decode_kernel_s(
     context_tok: FloatOrArray, kv_element_bytes: float,
 ) -> FloatOrArray | None:
     """Time of decode attention of one layer by its kernel [s]; ``None`` where none was measured."""
-    kernel = None if hardware.kernels is None else hardware.kernels.decode_attention.get(_kv_name(kv_element_bytes))
+    kernel = None if hardware.kernels is None else _kv_kernel(hardware.kernels.decode_attention, kv_element_bytes)
     if kernel is None:
         return None
     num_kv_heads = np.maximum(attention.num_kv_heads / np.asarray(tp, dtype=float), 1.0)
@@ -169,7 +170,7 @@ def prefill_kernel_s(
     kv_element_bytes: float,
 ) -> FloatOrArray | None:
     """Time of causal attention of one whole prompt in one layer by its kernel [s]; ``None`` where none was measured."""
-    kernel = None if hardware.kernels is None else hardware.kernels.prefill_attention.get(_kv_name(kv_element_bytes))
+    kernel = None if hardware.kernels is None else _kv_kernel(hardware.kernels.prefill_attention, kv_element_bytes)
     if kernel is None:
         return None
     return prefill_attention_kernel_s(
@@ -181,8 +182,12 @@ def prefill_kernel_s(
     )
 
 
-def _kv_name(kv_element_bytes: float) -> str:
-    return "fp8" if kv_element_bytes <= 1.0 else "bf16"
+def _kv_kernel(kernels: Mapping[str, K], kv_element_bytes: float) -> K | None:
+    """The kernel of a cache whose elements take so many bytes; 32 bits run in 16 where only these were measured."""
+    if kv_element_bytes <= 1.0:
+        return kernels.get("fp8")
+    wide = kernels.get("fp32") if kv_element_bytes > 2.0 else None
+    return wide or kernels.get("bf16")
 
 
 def kernels_outside(model: ModelSpec, hardware: HardwareProfile, *, num_tok: float) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def step_of(
     launch = launch_s(work_of(model), engine)
     # sampling(t): T4
     t4 = sampling_s(engine.sampling[sampling or engine.default_sampling], tp=tp, num_sampled=num_sampled,
-                    seq_parallel=switches.seq_parallel_sampling)
+                    seq_parallel=switches.seq_parallel_sampling, vocab_size=model.vocab_size)
     # host(t): T1, T2, T5
     t1 = task_s(engine.schedule, tp=tp, num_seqs=num_seqs)
     t2 = task_s(engine.prepare_input, tp=tp, num_seqs=num_seqs)

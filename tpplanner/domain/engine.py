@@ -32,16 +32,18 @@ class SamplingPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCost:
-    """Time of one task per step: fixed_s + per_seq_s * sequences, and the same per log2(t).
+    """Time of one task per step: fixed_s + (per_seq_s + per_seq_per_vocab_tok_s * vocabulary) * sequences, and per log2(t).
 
     ``per_log2_tp_s`` is the fixed and ``per_seq_per_log2_tp_s`` the per-sequence growth with
-    the number of ranks (the broadcast of input metadata).
+    the number of ranks (the broadcast of input metadata). ``per_seq_per_vocab_tok_s`` is of sampling only: what a pass
+    over a row of logits takes; without it the vocabulary is that of the measured models.
     """
 
     fixed_s: Quantity
     per_seq_s: Quantity
     per_log2_tp_s: Quantity | None = None
     per_seq_per_log2_tp_s: Quantity | None = None
+    per_seq_per_vocab_tok_s: Quantity | None = None
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

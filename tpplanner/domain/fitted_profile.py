@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tpplanner.domain.checks import check_count
+from tpplanner.domain.engine_fit import EngineFit
 from tpplanner.domain.hardware import CollectiveCurve, HardwareProfile
 from tpplanner.domain.kernels import Kernels
 from tpplanner.domain.serving_fit import ServingFit
@@ -65,6 +66,8 @@ class FittedProfile:
         From measured serving runs; ``None`` where none were fitted.
     made_from
         Source of the kernels and the collectives.
+    host
+        From microbenchmarks of the engine's own host work, sampler and small kernels; ``None`` where none were made.
     """
 
     machine: str
@@ -73,6 +76,7 @@ class FittedProfile:
     collectives: tuple[CollectiveCurve, ...]
     serving: ServingFit | None
     made_from: MadeFrom
+    host: EngineFit | None = None
 
     def __post_init__(self) -> None:
         place = f"{self.machine}/{self.engine}"
@@ -95,4 +99,7 @@ def apply_kernels(hardware: HardwareProfile, fitted: FittedProfile) -> HardwareP
     if fitted.machine != hardware.name:
         reject(ProfileError, "machine", f"be {hardware.name}", fitted.machine, f"fitted profile of {fitted.engine}")
     curves = {(c.op, c.tp): c for c in (*hardware.collectives, *fitted.collectives)}
-    return replace(hardware, kernels=fitted.kernels, collectives=tuple(curves.values()))
+    efficiency = hardware.efficiency
+    if fitted.host is not None:
+        efficiency = replace(efficiency, elementwise_memory=fitted.host.elementwise_memory)
+    return replace(hardware, kernels=fitted.kernels, collectives=tuple(curves.values()), efficiency=efficiency)

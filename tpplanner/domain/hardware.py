@@ -208,5 +208,5 @@ _WIDENING: dict[str, tuple[str, ...]] = {
     "fp8": ("fp8",),
     "int8": ("int8",),
     "fp16": ("fp16", "bf16"),
-    "fp32": ("tf32",),
+    "fp32": ("fp32", "tf32"),
 }

@@ -98,18 +98,23 @@ def _source(rows: pd.DataFrame) -> str:
     return f"{files} ({kernels})"
 
 
-def _beside(name: str, kernel: Kernel, operator: Operator[Any], rows: pd.DataFrame, sizes: Iterable[str]) -> _Fitted:
-    """Return the kernel beside its rows."""
+def residuals_of(
+    name: str, kernel: Kernel, operator: Operator[Any], rows: pd.DataFrame, sizes: Iterable[str]
+) -> KernelResiduals:
+    """Return the kernel beside the rows that it was fitted to."""
     columns: dict[str, FloatArray] = {n: rows[n].to_numpy(dtype=float) for n in sizes}
     if "window_tok" in columns:
         window = columns["window_tok"]
         columns["window_tok"] = np.where(np.nan_to_num(window) > 0, window, np.inf)
-    residuals = KernelResiduals(
+    return KernelResiduals(
         operator=name, kernel=kernel, driver=operator.driver, sizes=columns,
         measured_s=rows["latency_s"].to_numpy(dtype=float),
         predicted_s=np.asarray(operator.predict(kernel, columns), dtype=float),
     )
-    return _Fitted(residuals=residuals, rows=rows)
+
+
+def _beside(name: str, kernel: Kernel, operator: Operator[Any], rows: pd.DataFrame, sizes: Iterable[str]) -> _Fitted:
+    return _Fitted(residuals=residuals_of(name, kernel, operator, rows, sizes), rows=rows)
 
 
 def _gemm(rows: pd.DataFrame, dtype: str, hardware: HardwareProfile) -> _Fitted:

@@ -13,6 +13,7 @@ import msgspec
 
 from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom, SourceTable
 from tpplanner.errors import ProfileError, reject
+from tpplanner.io.fitted_host import host_of, host_record
 from tpplanner.io.fitted_kernels import curve_of, curve_record, kernels_of, kernels_record
 from tpplanner.io.fitted_records import (
     SCHEMA_VERSION,
@@ -153,6 +154,8 @@ def encode_fitted(profile: FittedProfile) -> bytes:
     if profile.serving is not None:
         fields = msgspec.structs.asdict(serving_record(profile.serving))
         lines.append('"serving":{\n' + ",\n".join(f"{_json(k)}:{_json(v)}" for k, v in fields.items()) + "}")
+    if profile.host is not None:
+        lines.append(f'"host":{_json(host_record(profile.host))}')
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
@@ -185,6 +188,7 @@ def _profile(record: FittedRecord) -> FittedProfile:
             tables=tuple(SourceTable(path=t.path, framework_version=t.framework_version, num_rows=t.num_rows)
                          for t in made.tables),
         ),
+        host=None if record.host is None else host_of(record.host),
     )
 
 

@@ -126,6 +126,29 @@ class ServingRecord(Record, frozen=True, kw_only=True):
     ttft: dict[Text, ResidualRecord]
 
 
+class TaskRecord(Record, frozen=True, kw_only=True):
+    """One host task, or sampling with one policy."""
+
+    fixed_s: QuantityRecord
+    per_seq_s: QuantityRecord
+    per_log2_tp_s: QuantityRecord | None = None
+    per_seq_per_log2_tp_s: QuantityRecord | None = None
+    per_seq_per_vocab_tok_s: QuantityRecord | None = None
+
+
+class HostRecord(Record, frozen=True, kw_only=True):
+    """What microbenchmarks said of the engine itself."""
+
+    source: Text
+    schedule: TaskRecord
+    prepare_input: TaskRecord
+    process_output: TaskRecord
+    exposed: TaskRecord
+    sampling: dict[Text, TaskRecord]
+    layer_overhead_s: QuantityRecord
+    elementwise_memory: QuantityRecord
+
+
 class TableRecord(Record, frozen=True, kw_only=True):
     """One measured table."""
 
@@ -153,3 +176,4 @@ class FittedRecord(Record, frozen=True, kw_only=True):
     kernels: KernelsRecord
     collectives: Annotated[tuple[CurveRecord, ...], Meta(max_length=200)]
     serving: ServingRecord | None = None
+    host: HostRecord | None = None

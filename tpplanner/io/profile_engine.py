@@ -147,6 +147,7 @@ def _task(fields: Mapping[str, Field], task: str, place: str) -> TaskCost:
         per_seq_s=need_quantity(fields, f"{task}.per_seq_s", place),
         per_log2_tp_s=_optional(fields, f"{task}.per_log2_tp_s"),
         per_seq_per_log2_tp_s=_optional(fields, f"{task}.per_seq_per_log2_tp_s"),
+        per_seq_per_vocab_tok_s=_optional(fields, f"{task}.per_seq_per_vocab_tok_s"),
     )
 
 

@@ -53,14 +53,18 @@ def fit_report_markdown(
         "",
         f"Measured operator tables of {made.package} {made.version}, fitted to `fitted-{profile.engine}.json`. To repeat it:",
         "", "```", f"pip install 'tpplanner[silicon]'\n{command}", "```", "",
-        *_kernels(evidence), "",
-        *_errors(evidence.residuals, plot_name), "",
-        *_collectives(evidence.collective_errors), "",
+        *kernel_sections(evidence, plot_name),
         "## Tables", "",
         *_table(("file below systems/data", "version", "rows used"),
                 [(t.path, t.framework_version, f"{t.num_rows:,}") for t in made.tables]),
         "", "## Licence", "", made.notice, "",
     ])
+
+
+def kernel_sections(evidence: FitEvidence, plot_name: str) -> Iterator[str]:
+    """Yield the lines on kernels, their errors and the collectives."""
+    yield from (*_kernels(evidence), "", *_errors(evidence.residuals, plot_name), "")
+    yield from (*_collectives(evidence.collective_errors), "")
 
 
 def _kernels(evidence: FitEvidence) -> Iterator[str]:

@@ -1,0 +1,141 @@
+"""Kernels and collectives from raw samples of one machine, and the peak rates of a machine that has no datasheet."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+
+from tpplanner.domain.dtypes import DTYPES
+from tpplanner.domain.fit_evidence import CollectiveError, FitEvidence, KernelResiduals
+from tpplanner.domain.hardware import CollectiveOp
+from tpplanner.domain.kernels import Kernels
+from tpplanner.errors import ProfileError, reject
+from tpplanner.fit.collective_fits import collective_held_out, fit_collective
+from tpplanner.fit.kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
+from tpplanner.fit.kernel_operators import (
+    DECODE_SIZES,
+    GEMM_SIZES,
+    PREFILL_SIZES,
+    decode_operator,
+    gemm_operator,
+    prefill_operator,
+)
+from tpplanner.fit.operator_profile import residuals_of
+
+_MIN_SIZES: Final = 3
+_CACHE_FACTOR: Final = 4.0
+"""Arrays so many times larger than the last cache show the memory's bandwidth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peaks:
+    """The best rates that were seen: arithmetic per format [flop/s], and bandwidth [bytes/s]."""
+
+    flop_s: dict[str, float]
+    bytes_s: float
+
+
+def measured_peaks(*, gemm: pd.DataFrame, memory: pd.DataFrame, decode: pd.DataFrame, cache_bytes: float) -> Peaks:
+    """Return the best rates among all samples: of products, and of whatever streams from memory.
+
+    The bandwidth is the best of STREAM's kernels far beyond the caches, of weights and of keys and values that rotate.
+    """
+    flop = 2.0 * gemm["num_tok"] * gemm["out_features"] * gemm["in_features"] / gemm["latency_s"]
+    weights = gemm["out_features"] * gemm["in_features"] * gemm["dtype"].map(_num_bytes) / gemm["latency_s"]
+    kv = (2.0 * decode["num_seqs"] * decode["context_tok"] * decode["num_kv_heads"] * decode["head_dim"]
+          * decode["kv_dtype"].map(_num_bytes) / decode["latency_s"])
+    far = memory[memory["size_bytes"] >= _CACHE_FACTOR * cache_bytes]
+    if far.empty:
+        reject(ProfileError, "memory", f"have arrays over {_CACHE_FACTOR:g} times the cache", len(memory), "samples")
+    return Peaks(flop_s={str(dtype): float(rates.max()) for dtype, rates in flop.groupby(gemm["dtype"])},
+                 bytes_s=float(max((far["moved_bytes"] / far["latency_s"]).max(), weights.max(), kv.max())))
+
+
+def _num_bytes(dtype: str) -> float:
+    return DTYPES[dtype].num_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CalibratedKernels:
+    """Kernels with their residuals, and the curves of collectives with their held-out errors."""
+
+    kernels: Kernels
+    evidence: FitEvidence
+
+
+def fit_kernels(
+    *, gemm: pd.DataFrame, decode: pd.DataFrame, prefill: pd.DataFrame, collective: pd.DataFrame, peaks: Peaks, source: str
+) -> CalibratedKernels:
+    """Fit every kernel and curve to raw samples.
+
+    Parameters
+    ----------
+    gemm, decode, prefill, collective
+        Medians per case, columns as the benchmarks name them, ``latency_s`` [s].
+    peaks
+        The rates that efficiencies are shares of: a datasheet's, or `measured_peaks`.
+    source
+        Names the samples.
+
+    Raises
+    ------
+    ProfileError
+        If samples are missing or hold nonsense.
+    """
+    gemms = [_gemm(rows, str(dtype), peaks, source) for dtype, rows in gemm.groupby("dtype")]
+    decodes = [_decode(rows, str(dtype), peaks, source) for dtype, rows in decode.assign(window_tok=0.0).groupby("kv_dtype")]
+    whole = prefill[prefill["prefix_tok"] == 0].assign(window_tok=0.0, num_seqs=1.0)
+    prefills = [_prefill(rows, str(dtype), peaks, source) for dtype, rows in whole.groupby("kv_dtype")]
+    kernels: dict[str, Any] = {name: {r.kernel.dtype: r.kernel for r in found} for name, found in (
+        ("gemm", gemms), ("decode_attention", decodes), ("prefill_attention", prefills))}
+    return CalibratedKernels(
+        kernels=Kernels(**kernels),
+        evidence=FitEvidence(residuals=(*gemms, *decodes, *prefills), collective_errors=_curves(collective, source),
+                             warnings=()))
+
+
+def _gemm(rows: pd.DataFrame, dtype: str, peaks: Peaks, source: str) -> KernelResiduals:
+    peak, num_bytes = _peak(peaks, dtype), _num_bytes(dtype)
+    kernel = fit_gemm(rows, dtype=dtype, weight_bytes_per_param=num_bytes, peak_flop_s=peak, hbm_bytes_s=peaks.bytes_s,
+                      source=source)
+    operator = gemm_operator(weight_bytes_per_param=num_bytes, flop_s=peak, hbm_bytes_s=peaks.bytes_s)
+    return residuals_of("gemm", kernel, operator, rows, GEMM_SIZES)
+
+
+def _decode(rows: pd.DataFrame, dtype: str, peaks: Peaks, source: str) -> KernelResiduals:
+    peak, num_bytes = _peak(peaks, "bf16"), _num_bytes(dtype)
+    kernel = fit_decode_attention(rows, kv_dtype=dtype, kv_element_bytes=num_bytes, peak_flop_s=peak,
+                                  hbm_bytes_s=peaks.bytes_s, source=source)
+    operator = decode_operator(kv_element_bytes=num_bytes, flop_s=peak, hbm_bytes_s=peaks.bytes_s)
+    return residuals_of("decode_attention", kernel, operator, rows, DECODE_SIZES)
+
+
+def _prefill(rows: pd.DataFrame, dtype: str, peaks: Peaks, source: str) -> KernelResiduals:
+    peak, num_bytes = _peak(peaks, "bf16"), _num_bytes(dtype)
+    kernel = fit_prefill_attention(rows, kv_dtype=dtype, kv_element_bytes=num_bytes, peak_flop_s=peak,
+                                   hbm_bytes_s=peaks.bytes_s, source=source)
+    operator = prefill_operator(kv_element_bytes=num_bytes, flop_s=peak, hbm_bytes_s=peaks.bytes_s)
+    return residuals_of("prefill_attention", kernel, operator, rows, PREFILL_SIZES)
+
+
+def _peak(peaks: Peaks, dtype: str) -> float:
+    """Of the format, or of the widest that was measured."""
+    return peaks.flop_s.get(dtype) or max(peaks.flop_s.values())
+
+
+def _curves(collective: pd.DataFrame, source: str) -> tuple[CollectiveError, ...]:
+    """One curve per operation and degree; inside graphs where that was measured."""
+    if collective.empty:
+        return ()
+    found = []
+    for (op, tp), rows in collective.assign(tp=collective["tp"].astype(int)).groupby(["op", "tp"]):
+        degree = int(str(tp))
+        in_graph = rows[rows["mode"] == "graph"]
+        chosen = rows if in_graph.empty else in_graph
+        if chosen["size_bytes"].nunique() < _MIN_SIZES:
+            continue
+        kind = CollectiveOp(str(op))
+        median, p90 = collective_held_out(chosen, op=kind, tp=degree, source=source)
+        found.append(CollectiveError(curve=fit_collective(chosen, op=kind, tp=degree, source=source), num_samples=len(chosen),
+                                     held_out_median_frac=median, held_out_p90_frac=p90))
+    return tuple(found)

@@ -1,0 +1,108 @@
+"""Raw samples of microbenchmarks: JSON lines, one per case, and the facts of the machine beside them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+import pandas as pd
+
+from tpplanner.errors import ProfileError
+
+MACHINE_FILE: Final = "machine.json"
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one case took.
+
+    ``times_s`` holds every iteration after the warm-up [s]; ``timer`` is ``host``, ``event`` (on a GPU's stream), ``graph``
+    (the same, replayed) or ``counter``. ``values`` are other readings, in the unit that ends their names. A case that could
+    not run has no times and says why in ``note``.
+    """
+
+    bench: str
+    case: dict[str, str | int]
+    times_s: list[float]
+    timer: str
+    values: dict[str, float] = {}
+    clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    note: str = ""
+
+
+class SessionAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run of the microbenchmarks is asked for."""
+
+    root: str
+    scope: str
+    machine: str | None
+    models: tuple[str, ...]
+    device: str
+    degrees: tuple[int, ...]
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """What is done and what is left [s], after each case."""
+
+    bench: str
+    num_done: int
+    num_cases: int
+    left_s: float
+    note: str = ""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """The end of a run: the machine's name and what went wrong, or the error that ended it."""
+
+    machine: str = ""
+    problems: tuple[str, ...] = ()
+    error: str = ""
+
+
+_DECODER: Final = msgspec.json.Decoder(Sample)
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Samples of a file, in their order.
+
+    Raises
+    ------
+    ProfileError
+        If a line is no sample: the file and the line.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield _DECODER.decode(line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise ProfileError(f"{path}: line {number}: {error}") from None
+
+
+def read_machine(folder: Path) -> Mapping[str, Any]:
+    """Facts of the machine whose samples a folder holds.
+
+    Raises
+    ------
+    ProfileError
+        If the folder holds none.
+    """
+    path = folder / MACHINE_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        raise ProfileError(f"{folder}: holds no samples; tpplanner calibrate takes them") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ProfileError(f"{path}: {error}") from None
+
+
+def sample_frame(folder: Path, bench: str) -> pd.DataFrame:
+    """One row per case that ran: its sizes, other readings, and ``latency_s``, the median of the iterations [s].
+
+    Empty where the benchmark has no file.
+    """
+    path = folder / f"{bench}.jsonl"
+    samples = read_samples(path) if path.exists() else ()
+    return pd.DataFrame([{**sample.case, **sample.values, "timer": sample.timer, "latency_s": median(sample.times_s)}
+                         for sample in samples if sample.times_s])
