@@ -37,7 +37,7 @@ def load_model(
         A packaged Hugging Face id (any case, with or without the owner), the path of a config.json, or
         a model directory with one. Another id is fetched if huggingface_hub is installed.
     dtype
-        Weights: ``bf16``, ``fp16``, ``fp8``, ``int8`` (both with operands in the same format), ``int4``
+        Weights: ``fp32``, ``bf16``, ``fp16``, ``fp8``, ``int8`` (both with operands in the same format), ``int4``
         (``awq``, ``gptq``; operands in 16 bits), ``mxfp4``, ``nvfp4``; ``None`` or ``auto`` for what the
         files say.
     kv_cache_dtype

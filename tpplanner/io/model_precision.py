@@ -8,7 +8,7 @@ from tpplanner.errors import ModelError, nearest
 from tpplanner.io.model_json import one_line
 from tpplanner.io.model_quant import Scheme
 
-_WEIGHT_CHOICES: Final = ("auto", "bf16", "fp16", "fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4")
+_WEIGHT_CHOICES: Final = ("auto", "fp32", "bf16", "fp16", "fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4")
 _KV_CHOICES: Final = ("auto", "bf16", "fp16", "fp8", "int8")
 
 
