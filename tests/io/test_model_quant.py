@@ -143,6 +143,11 @@ def test_dtype_replaces_the_file(dtype: str, expected: tuple[str, ...]) -> None:
     assert formats(precision(unreadable, dtype=dtype)) == expected
 
 
+def test_32_bits_are_for_machines_that_compute_in_them() -> None:
+    asked = precision(dtype="fp32")
+    assert (asked.linear.name, asked.activation.name, asked.lm_head.name, asked.kv.name) == ("fp32",) * 4
+
+
 def test_kv_cache_dtype_replaces_the_file() -> None:
     scheme = group(FP8, FP8, kv_cache_scheme=FP8)
     assert precision(scheme, kv_cache_dtype="bf16").kv.name == "bf16"
@@ -152,11 +157,11 @@ def test_kv_cache_dtype_replaces_the_file() -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"dtype": "fp7"}, {"dtype": "fp32"}, {"dtype": ""}, {"kv_cache_dtype": "int4"},
+    {"dtype": "fp7"}, {"dtype": "fp64"}, {"dtype": ""}, {"kv_cache_dtype": "int4"},
     {"kv_cache_dtype": "x\ny"},
 ])
 def test_unknown_formats_list_the_known(options: dict[str, str]) -> None:
-    with pytest.raises(ModelError, match=r"dtype: must be one of auto, bf16, fp16, fp8, int8") as caught:
+    with pytest.raises(ModelError, match=r"dtype: must be one of auto,( fp32,)? bf16, fp16, fp8, int8") as caught:
         precision(**options)
     assert "\n" not in str(caught.value)
 

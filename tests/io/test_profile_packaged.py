@@ -146,7 +146,7 @@ def test_hardware_alias(alias, name):
 
 @pytest.mark.parametrize(
     ("alias", "name"),
-    [("tpplanner-sequential", "sequential"), ("TPPlanner_Overlap", "overlapped"), ("tensorrt-llm", "trtllm")],
+    [("TPPlanner_Overlapped", "tpplanner-overlap"), ("tensorrt-llm", "trtllm")],
 )
 def test_engine_alias(alias, name):
     assert load_engine(alias).name == name

@@ -74,7 +74,7 @@ def test_a_spreadsheet_s_byte_order_mark_line_ends_and_blank_lines(tmp_path: Pat
     ({"num_gpus": "6"}, "run: num_gpus must be a multiple of tp 4, got 6"),
     ({"gpu_memory_utilization": "90"}, "run: gpu_memory_utilization must be between 0 and 1, got 90.0"),
     ({"throughput_tok_s": "0"}, "throughput_tok_s must be > 0, got '0'"),
-    ({"dtype": "fp7"}, "dtype: must be one of auto, bf16"),
+    ({"dtype": "fp7"}, "dtype: must be one of auto, fp32, bf16"),
     ({"kv_cache_dtype": "int4"}, "kv_cache_dtype: must be one of auto, bf16"),
     ({"id": "a"}, "id must differ from that of row 2, got 'a'"),
 ])

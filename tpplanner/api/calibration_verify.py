@@ -1,14 +1,16 @@
 """Calibration closed: predict the engine from the fitted pieces, run it, and set both side by side."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 
-from tpplanner.api.engine_bench import EngineRun, TaskTimes, engine_bench
+from tpplanner.api.calibration import ENGINE
+from tpplanner.api.engine_bench import EngineRun, TaskTimes, engine_bench, task_times
 from tpplanner.api.simulation import simulate_question
 from tpplanner.domain.attention import GroupedQueryAttention
 from tpplanner.domain.engine import EngineProfile, Switches
@@ -17,7 +19,9 @@ from tpplanner.domain.fitted_profile import FittedProfile, apply_kernels
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
 from tpplanner.engine.config import Delays, EngineConfig
-from tpplanner.errors import ProfileError
+from tpplanner.errors import ProfileError, WorkloadError, reject
+from tpplanner.io.fitted_files import fitted_name, read_fitted
+from tpplanner.io.fitted_write import check_output, write_profile
 from tpplanner.io.model_config import load_model
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_hardware import load_hardware
@@ -26,6 +30,7 @@ LOOPS: Final = {"sequential": Switches(),
                 "overlap": Switches(async_sched=True, early_feedback=True, seq_parallel_sampling=True)}
 ISL_TOK: Final = 64
 OSL_TOK: Final = 32
+FILES: Final = ("verify.csv", "runs.csv")
 _INJECTED_FRAC: Final = 0.25
 """Host time that is injected, as a share of the predicted forward: where the host's own share is small, overlap shows nothing."""
 
@@ -111,8 +116,6 @@ def predict(machine: Machine, model: ModelSpec, case: Case, *, num_kv_blocks: in
 
 
 def _measured(run: EngineRun, case: Case) -> dict[str, float]:
-    from tpplanner.api.engine_bench import task_times
-
     times: TaskTimes | None = task_times(run.steps, num_decode_seqs=case.num_seqs)
     assert times is not None
     assert run.tpot is not None
@@ -135,42 +138,66 @@ def run_case(machine: Machine, model: ModelSpec, case: Case) -> Compared:
     return Compared(case=case, predicted=predicted, measured=_measured(run, case))
 
 
-def verify(
-    folder: Path, fitted: FittedProfile, *, models: Sequence[str], degrees: Sequence[int], batches: Sequence[int],
-    report: Callable[[Compared], None] = lambda compared: None, dtype: str = "fp32",
-) -> Iterator[Compared]:
-    """Predict and run every model, degree, batch and loop, then both loops with injected host time at the middle batch.
+def _cases(machine: Machine, models: Sequence[str], degrees: Sequence[int], batches: Sequence[int],
+           dtype: str) -> Iterator[tuple[ModelSpec, Case]]:
+    """Yield every model, degree, batch and loop, then both loops with injected host time at the middle batch."""
+    for name in models:
+        spec = load_model(name, dtype=dtype)
+        yield from ((spec, Case(model=name, tp=tp, loop=loop, num_seqs=n)) for tp in degrees for n in batches for loop in LOOPS)
+        middle = sorted(batches)[len(batches) // 2]
+        forward_s = predict(machine, spec, Case(model=name, tp=degrees[0], loop="sequential", num_seqs=middle),
+                            num_kv_blocks=4096, num_requests=middle)["forward_s"]
+        yield from ((spec, Case(model=name, tp=degrees[0], loop=loop, num_seqs=middle,
+                                injected_s=_INJECTED_FRAC * forward_s)) for loop in LOOPS)
+
+
+def verified(
+    root: Path, name: str, *, models: Sequence[str], degrees: Sequence[int], batches: Sequence[int], overwrite: bool = False,
+    report: Callable[[Mapping[str, object]], None] = lambda row: None, dtype: str = "fp32",
+) -> tuple[dict[str, object], tuple[Path, ...]]:
+    """Predict and run every case, and write both sides beside the profile of machine ``name``.
 
     Parameters
     ----------
-    folder, fitted
-        Folder of the machine's profile, and its fit.
+    root, name
+        Folder of profiles, and the machine, which must have been fitted.
     models
-        Directories with config.json; weights are read where there are any, else made up.
+        Directories with config.json; weights are read where there are any, else made up. None: a small random model.
     degrees, batches
         Tensor-parallel degrees, and clients of the closed loop.
     report
-        Called after each case.
+        Called after each case with its row.
     dtype
         Number format of weights and cache.
+
+    Returns
+    -------
+    The verdict, and the files ``verify.csv`` and ``runs.csv``.
 
     Raises
     ------
     TpplannerError
-        If a model cannot be run.
+        If the machine was not fitted, a model cannot be run, or a file cannot be written.
     """
-    machine = Machine(folder, fitted)
-    for name in models:
-        spec = load_model(name, dtype=dtype)
-        cases = [Case(model=name, tp=tp, loop=loop, num_seqs=n) for tp in degrees for n in batches for loop in LOOPS]
-        middle = sorted(batches)[len(batches) // 2]
-        forward_s = predict(machine, spec, Case(model=name, tp=1, loop="sequential", num_seqs=middle),
-                            num_kv_blocks=4096, num_requests=middle)["forward_s"]
-        cases += [Case(model=name, tp=1, loop=loop, num_seqs=middle, injected_s=_INJECTED_FRAC * forward_s) for loop in LOOPS]
-        for case in cases:
-            compared = run_case(machine, spec, case)
-            report(compared)
-            yield compared
+    from tpplanner.report.verify_text import comparison_csv, runs_csv
+
+    if not degrees or not batches:
+        reject(WorkloadError, "degrees and batches", "hold at least one number", (degrees, batches), "verify")
+    check_output(root, name, FILES, overwrite=overwrite)
+    machine = Machine(root / name, read_fitted(root / name / fitted_name(ENGINE)))
+    compared: list[Compared] = []
+    with TemporaryDirectory() as folder:
+        for spec, case in _cases(machine, list(models) or [tiny_model(Path(folder))], degrees, batches, dtype):
+            compared.append(run_case(machine, spec, case))
+            report(_row(compared[-1]))
+    rows = [_row(c) for c in compared]
+    texts = (comparison_csv(rows), runs_csv(rows, machine=name, isl_tok=ISL_TOK, osl_tok=OSL_TOK))
+    files = {file: text.encode() for file, text in zip(FILES, texts, strict=True)}
+    return asdict(verdict(compared)), write_profile(root, name, files, overwrite=overwrite)
+
+
+def _row(compared: Compared) -> dict[str, object]:
+    return {**asdict(compared.case), "predicted": compared.predicted, "measured": compared.measured}
 
 
 def tiny_model(folder: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tpplanner.api.traffic import TrafficAsked, source_of
+from tpplanner.domain.checks import check_count
 from tpplanner.domain.simulation import Quantiles, RequestLog
 from tpplanner.domain.traffic import Traffic
 from tpplanner.engine.config import EngineConfig
@@ -104,7 +105,9 @@ def engine_bench(
     """
     source = source_of(traffic)
     if (concurrency is None) == (request_rate is None) and not (source.replays and concurrency is None):
-        reject(WorkloadError, "load", "be one of --concurrency and --request-rate", "both" if concurrency else "none")
+        reject(WorkloadError, "load", "be one of --concurrency and --request-rate", "none" if concurrency is None else "both")
+    check_count(WorkloadError, "engine bench", concurrency=concurrency)
+    check_count(WorkloadError, "engine bench", minimum=0, num_warmup=num_warmup)
     if concurrency is not None:
         requests = source.requests(64)
     elif request_rate is not None:

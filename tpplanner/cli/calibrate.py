@@ -70,6 +70,33 @@ def fit_command(*, machine: str | None, out: Path | None, overwrite: bool) -> No
     _report(fitted.paths)
 
 
+@calibrate.command("verify")
+@click.option("--model", "models", multiple=True, metavar="DIR",
+              help="Directory with config.json, and weights or not. Default: a small random model; may be given several times.")
+@click.option("--tp", "degrees", metavar="T,T,...", default="1,2", show_default=True)
+@click.option("--batch", "batches", metavar="N,N,...", default="1,8,32", show_default=True, help="Clients of the closed loop.")
+@_MACHINE
+@_OUT
+@_OVERWRITE
+def verify_command(*, models: tuple[str, ...], degrees: str, batches: str, machine: str | None, out: Path | None,
+                   overwrite: bool) -> None:
+    """Predict the engine of this package on this machine, run it, and compare: tasks, step, throughput, overlap.
+
+    Both loops; writes verify.csv (both sides) and runs.csv, which tpplanner validate reads, beside the profile.
+    """
+    from tpplanner.api.calibration import chosen_machine
+    from tpplanner.api.calibration_verify import verified
+    from tpplanner.io.fitted_write import output_folder
+    from tpplanner.report.verify_text import header, line, verdict_text
+
+    root = output_folder(out)
+    click.echo(header())
+    verdict, paths = verified(root, chosen_machine(root, machine), models=models, degrees=_degrees(degrees),
+                              batches=_degrees(batches), overwrite=overwrite, report=lambda row: click.echo(line(row)))
+    click.echo(verdict_text(verdict))
+    _report(paths)
+
+
 @calibrate.command("anchor")
 @click.argument("runs", type=click.Path(path_type=Path, dir_okay=False))
 @_OUT

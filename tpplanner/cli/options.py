@@ -46,7 +46,7 @@ _LOAD = (
 )
 
 _LIMITS = (
-    click.option("--dtype", metavar="DTYPE", help="Weights: fp32, bf16, fp16, fp8, int8, int4, mxfp4, nvfp4. Default: the model's."),
+    click.option("--dtype", metavar="DTYPE", help="Weights: fp32, bf16, fp16, fp8, int8, int4, mxfp4, nvfp4. Default: its own."),
     click.option("--kv-cache-dtype", metavar="DTYPE", help="KV cache: auto, bf16, fp8 ... Default: the model's."),
     click.option("--gpu-memory-utilization", type=float, metavar="FRAC", help="Default: the engine's."),
     click.option("--max-num-seqs", type=int, metavar="N", help="Default: the engine's."),

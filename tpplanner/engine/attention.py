@@ -119,6 +119,9 @@ class PagedAttention:
             k_KTD, v_KTD = (self.cache[layer, i].index_select(1, chunk.context_S) for i in (0, 1))
             ends = torch.arange(chunk.start_tok, chunk.start_tok + num_tok, device=q_NHD.device)
             mask = torch.arange(k_KTD.shape[1], device=q_NHD.device) <= ends.unsqueeze(1)
+        if mask is not None and q_NHD.is_cuda and num_heads != k_KTD.shape[0]:
+            # With a mask only the kernel without groups is fused; the other one writes all scores out.
+            k_KTD, v_KTD = (x.repeat_interleave(num_heads // x.shape[0], dim=0) for x in (k_KTD, v_KTD))
         out_HND = scaled_dot_product_attention(
             q_HND, k_KTD.unsqueeze(0), v_KTD.unsqueeze(0), attn_mask=mask, is_causal=mask is None, scale=self.scale,
             enable_gqa=num_heads != k_KTD.shape[0])

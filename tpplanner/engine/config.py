@@ -75,6 +75,8 @@ class EngineConfig:
             if getattr(self, name) is not None:
                 check_count(WorkloadError, _PLACE, **{name: getattr(self, name)})
         check_count(WorkloadError, _PLACE, minimum=0, seed=self.seed)
+        for name in ("tp", "num_threads"):
+            check_real(WorkloadError, _PLACE, minimum=1, maximum=1024, **{name: getattr(self, name)})
         check_real(WorkloadError, _PLACE, minimum=0.01, maximum=1.0, gpu_memory_utilization=self.gpu_memory_utilization)
         if self.max_num_batched_tokens < self.max_num_seqs:
             reject(WorkloadError, "max_num_batched_tokens", f"be >= max_num_seqs {self.max_num_seqs}",

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from collections.abc import MutableSequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from tpplanner.serving.sequence import Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NUM_RECENT = 10_000
+"""Records that a server keeps; a benchmark keeps all."""
 _MARGIN_S = 1e-3
 _MEMORY = 0.2
 """Weight of the newest step in the mean of how long steps and their planning take."""
@@ -41,13 +44,13 @@ class Core:
                  eos_ids: tuple[int, ...]) -> None:
         self.config, self.scheduler, self.workers = config, Scheduler(limits), workers
         self.inputs = InputBuilder(limits, max_context_tok)
-        self.records: list[StepRecord] = []
-        self.is_serving = self.is_idle = False
+        self.records: MutableSequence[StepRecord] = deque(maxlen=NUM_RECENT)
+        self.is_serving, self.is_idle = False, True
         self._eos = frozenset(eos_ids)
         self._arrived: deque[Request] = deque()
         self._cancelled: deque[Request] = deque()
         self._wake = threading.Condition()
-        self._device_s = self._host_s = 0.0
+        self._decode_s = self._prefill_tok_s = self._host_s = 0.0
         self._device_end_s = self._sent_s = 0.0
         self.on_finish: Callable[[Request], None] = lambda request: None
 
@@ -98,10 +101,16 @@ class Core:
                 self.scheduler.abort(request)
                 self._finish(request, FinishReason.ABORT)
 
-    def await_planning_time(self) -> None:
+    def check_nothing_left(self) -> None:
+        """Raise where no step could be made of what is there: only a cancellation may have emptied the queue meanwhile."""
+        if self.scheduler.has_work:
+            raise AssertionError("sequences that no step can take")
+
+    def await_planning_time(self, flight: Flight) -> None:
         """Wait until the step in flight leaves just the time to plan the next: who arrives until then is in it."""
         begin_s = max(self._sent_s, self._device_end_s)
-        spare_s = begin_s + self._device_s - 2.0 * self._host_s - _MARGIN_S - time.perf_counter()
+        device_s = self._decode_s + self._prefill_tok_s * flight.record.num_prefill_tok
+        spare_s = begin_s + device_s - 2.0 * self._host_s - _MARGIN_S - time.perf_counter()
         if self.is_serving and spare_s > 0:
             self.workers.has_output(spare_s)
 
@@ -114,6 +123,9 @@ class Core:
         step = self.scheduler.schedule()
         if step is None:
             return None
+        for chunk in step.chunks:
+            assert isinstance(chunk.sequence, Request)
+            chunk.sequence.start_s = chunk.sequence.start_s or begin_s
         planned = self.inputs.plan(step, list(self.scheduler.decoding))  # type: ignore[arg-type]
         pool = self.scheduler.pool
         record = StepRecord(
@@ -145,12 +157,20 @@ class Core:
         if self._device_end_s:
             record.exposed_s = max(output.begin_s - self._device_end_s, 0.0)
         self._device_end_s = output.end_s
-        self._device_s += _MEMORY * (record.device_s - self._device_s)
+        self.took(record)
         ids: list[int] = np.frombuffer(output.ids, np.int32).tolist()
         for request, token_id in zip(flight.planned.samples, ids, strict=True):
             if request.finish_reason is None:
                 request.output_ids.append(token_id)
         return ids
+
+    def took(self, record: StepRecord) -> None:
+        """Learn how long steps take: of prompts each token beside what decoding takes."""
+        if record.num_prefill_tok:
+            each_s = max(record.device_s - self._decode_s, 0.0) / record.num_prefill_tok
+            self._prefill_tok_s += _MEMORY * (each_s - self._prefill_tok_s)
+        else:
+            self._decode_s += _MEMORY * (record.device_s - self._decode_s)
 
     def process(self, flight: Flight, ids: list[int]) -> None:
         """T5: text, stops, listeners; commit the step."""
@@ -165,7 +185,7 @@ class Core:
                 continue
             reason = self._reason(request, token_id)
             if len(request.output_ids) == 1:
-                request.start_s, request.first_token_s = request.start_s or record.schedule_begin_s, time.perf_counter()
+                request.first_token_s = time.perf_counter()
             if reason is None:
                 request.tell(request.text.take(ended=False))
             else:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Row
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,9 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         folder = Path(config.model)
         model = read_model(folder)
-        self.config, self.model_name = config, folder.resolve().name
         self.max_context_tok = min(config.max_context_tok or model.max_context_tok, model.max_context_tok)
+        config = replace(config, max_context_tok=self.max_context_tok)
+        self.config, self.model_name = config, folder.resolve().name
         self.vocab_size = model.vocab_size
         self.tokenizer = _load_tokenizer(folder)
         launched = None if launched_rank() is None else Launched.join(config.tp)
@@ -84,6 +86,7 @@ class Engine:
         self._num_requests = 0
         self._thread: threading.Thread | None = None
         self.failure: EngineError | None = None
+        self._is_closed = False
 
     def __enter__(self) -> "Engine":
         return self
@@ -100,6 +103,11 @@ class Engine:
     def num_free_kv_blocks(self) -> int:
         """KV blocks that nobody holds."""
         return self.core.scheduler.pool.num_free
+
+    @property
+    def longest_tok(self) -> int:
+        """Most tokens of a prompt and its output together: what the model and the KV cache have room for."""
+        return min(self.max_context_tok, self.core.scheduler.longest_tok)
 
     def encode(self, prompt: str | Row[int]) -> list[int]:
         """Token ids of a prompt.
@@ -134,10 +142,9 @@ class Engine:
             If a process of the engine has ended.
         """
         arrival_s = time.perf_counter()
-        if self.failure is not None:
-            raise EngineError(str(self.failure))
+        self._check_open()
         ids = self.encode(prompt)
-        longest = min(self.max_context_tok, self.core.scheduler.longest_tok)
+        longest = self.longest_tok
         if len(ids) + params.max_tokens > longest:
             reject(WorkloadError, "prompt and max_tokens", f"be at most {longest} tokens together",
                    len(ids) + params.max_tokens)
@@ -145,8 +152,7 @@ class Engine:
             raise WorkloadError("stop: strings need a tokenizer; give stop_token_ids")
         keys = block_keys(ids, self.config.kv_block_size_tok) if self.config.prefix_caching else ()
         with self._lock:
-            if self.failure is not None:
-                raise EngineError(str(self.failure))
+            self._check_open()
             self._num_requests += 1
             request = Request(self._num_requests - 1, ids, params, keys=keys, arrival_s=arrival_s,
                               text=TextStream(self.tokenizer, params.stop), on_output=on_output)
@@ -155,6 +161,12 @@ class Engine:
                 self._completions[request.request_id] = on_completion
             self.core.add(request)
         return request.request_id
+
+    def _check_open(self) -> None:
+        if self.failure is not None:
+            raise EngineError(str(self.failure))
+        if self._is_closed:
+            raise EngineError("engine: is closed")
 
     def cancel(self, request_id: int) -> None:
         """End a request; its blocks come back once no step in flight writes them. An unknown or finished id is ignored."""
@@ -220,6 +232,8 @@ class Engine:
 
     def await_idle(self, timeout_s: float = math.inf) -> bool:
         """Wait until the steps that are for nobody are over too; ``False`` where that takes longer than ``timeout_s``."""
+        if not self.is_running:
+            return not self._open
         deadline_s = time.monotonic() + timeout_s
         while self.failure is None and (self._open or not self.core.is_idle):
             if time.monotonic() > deadline_s:
@@ -239,7 +253,8 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Cancel what is open, and end all processes."""
+        """Cancel what is open, and end all processes; what is asked after that is refused."""
+        self._is_closed = True
         if self._thread is not None:
             for request_id in list(self._open):
                 self.cancel(request_id)

@@ -2,13 +2,16 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
+from tpplanner.domain.checks import check_count
 from tpplanner.domain.traffic import Traffic
+from tpplanner.engine.core import NUM_RECENT
 from tpplanner.engine.energy import EnergyMeter
 from tpplanner.engine.engine import Engine
 from tpplanner.engine.request import Completion, FinishReason, Output
@@ -85,13 +88,15 @@ def run_load(engine: Engine, traffic: Traffic, params: SamplingParams, *, concur
     """
     if (concurrency is None) == (traffic.arrival_s is None):
         reject(WorkloadError, "concurrency", "be given where requests have no times, and only there", concurrency)
-    longest = min(engine.max_context_tok, engine.core.scheduler.longest_tok)
+    check_count(WorkloadError, traffic.name, concurrency=concurrency)
+    longest = engine.longest_tok
     most = int((traffic.isl_tok + traffic.osl_tok).max())
     if most > longest:
         reject(WorkloadError, "prompt and output", f"be at most {longest} tokens in this engine", most, traffic.name)
     clients = _Clients(engine, traffic, params, seed)
     clients.progress, clients.closed_loop = progress, concurrency is not None
-    engine.core.records.clear()
+    records: list[StepRecord] = []
+    engine.core.records = records
     meter, begin_s = EnergyMeter(), time.perf_counter()
     if engine.failure is None and not engine.is_running:
         engine.start_loop()
@@ -109,6 +114,7 @@ def run_load(engine: Engine, traffic: Traffic, params: SamplingParams, *, concur
     if engine.failure is not None:
         raise EngineError(str(engine.failure))
     engine.await_idle()
+    engine.core.records = deque(maxlen=NUM_RECENT)
     done = sorted(clients.done, key=lambda c: c.request_id)
-    return LoadedRun(completions=tuple(done), steps=tuple(replace(r) for r in engine.core.records), begin_s=begin_s,
+    return LoadedRun(completions=tuple(done), steps=tuple(replace(r) for r in records), begin_s=begin_s,
                      duration_s=duration_s, energy_j=meter.joules())

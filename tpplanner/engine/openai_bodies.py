@@ -66,7 +66,7 @@ def _parsed(fields: dict[str, Any]) -> tuple[Call, Prompts]:
             reject(WorkloadError, field, f"be {msgspec.json.encode(only).decode()}, nothing else is served", value)
     call = msgspec.convert({field: given.pop(field) for field in Call.__struct_fields__ if field in given}, Call)
     if call.stream_options is not None and not call.stream:
-        reject(WorkloadError, "stream", "be true where stream_options are given", call.stream)
+        reject(WorkloadError, "stream_options", "be given with stream only", call.stream_options)
     if given.get("top_k") == -1:
         given["top_k"] = 0  # vLLM's other way to say off
     if isinstance(given.get("stop"), str):

@@ -16,7 +16,7 @@ def run(core: Core) -> None:
     flight: Flight | None = None
     while flight is not None or core.has_work():
         if flight is not None:
-            core.await_planning_time()
+            core.await_planning_time(flight)
         following = core.schedule() if core.scheduler.has_work else None
         if following is not None and (early or flight is None):
             core.submit(following, ids_on_device=early)
@@ -26,5 +26,5 @@ def run(core: Core) -> None:
                 core.submit(following, ids_on_device=False)
             core.process(flight, ids)
         elif following is None:
-            raise AssertionError("sequences that no step can take")
+            core.check_nothing_left()
         flight = following

@@ -1,5 +1,6 @@
 """One rank's side of a step: tensors from the message, forward, sampling."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,13 @@ class StepTensors:
     sample_slots_S: Tensor
     slots: list[int]
     uniforms_S: Tensor
+
+    def all(self) -> Iterator[Tensor]:
+        """Every tensor on the device."""
+        plan = self.plan
+        yield from (self.token_ids_N, self.sample_rows_S, self.sample_slots_S, self.uniforms_S, plan.positions_N,
+                    plan.kv_slots_N, plan.lens_B, plan.tables_BM)
+        yield from (t for t in (self.patch_slots_B, *(chunk.context_S for chunk in plan.chunks)) if t is not None)
 
 
 class Runner:
@@ -84,7 +92,11 @@ class Runner:
             return self._build(step)
         with torch.cuda.stream(self._copies):
             tensors = self._build(step)
-        torch.cuda.current_stream().wait_stream(self._copies)
+        main = torch.cuda.current_stream()
+        main.wait_stream(self._copies)
+        for tensor in tensors.all():
+            # Their memory must not go to the next step's inputs while this step reads it.
+            tensor.record_stream(main)
         return tensors
 
     def _build(self, step: StepInput) -> StepTensors:

@@ -186,7 +186,7 @@ def build_app(engine: Engine) -> Starlette:
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{
             "id": engine.model_name, "object": "model", "created": created, "owned_by": "tpplanner",
-            "max_model_len": engine.max_context_tok}]})
+            "max_model_len": engine.longest_tok}]})
 
     async def health(request: Request) -> Response:
         if engine.failure is not None:

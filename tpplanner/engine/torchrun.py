@@ -7,7 +7,8 @@ from typing import Any
 
 from tpplanner.errors import EngineError
 
-_KEY = "tpplanner/engine"
+_KEY = f"tpplanner/engine/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+"""Ranks that torchrun started anew must not find the address of before."""
 
 
 def launched_rank() -> int | None:

@@ -60,9 +60,9 @@ class Dummy:
         self._device = device
 
     def draw(self, shape: tuple[int, ...], dtype: torch.dtype, *, is_norm: bool) -> Tensor:
-        """Return a tensor of ``shape``."""
-        if is_norm:
-            return torch.ones(shape, dtype=dtype, device=self._device)
+        """Return a tensor of ``shape``; vectors are ones or zeros, as ranks that hold the same one must agree on it."""
+        if is_norm or len(shape) == 1:
+            return torch.full(shape, float(is_norm), dtype=dtype, device=self._device)
         out = torch.empty(shape, dtype=dtype, device=self._device)
         return out.normal_(std=shape[-1] ** -0.5, generator=self._generator)
 

@@ -11,6 +11,7 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
+from typing import NoReturn
 
 import msgspec
 import numpy as np
@@ -52,10 +53,7 @@ class Worker:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 self._inbox.put(decoder.decode(self._link.recv_bytes()))
-        # A driver that was killed leaves its folder behind.
-        if self._store.startswith("file://"):
-            shutil.rmtree(Path(self._store.removeprefix("file://")).parent, ignore_errors=True)
-        os._exit(0)
+        _leave(self._store)
 
     def send(self, message: FromWorker) -> None:
         """Say something to the driver."""
@@ -96,8 +94,20 @@ class Worker:
         self._outcomes.put((step_index, host, laps))
 
     def _return_outcomes(self, runner: Runner) -> None:
-        while True:
-            self._return(*self._outcomes.get(), runner)
+        """Send outcomes as the device gets there; what it did wrong shows here too."""
+        try:
+            while True:
+                self._return(*self._outcomes.get(), runner)
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Tell the driver, and end the process."""
+        kind = type(error).__name__
+        text = str(error) if isinstance(error, TpplannerError) else f"{kind}: {error}"
+        with contextlib.suppress(OSError):
+            self.send(Failed(self._rank, kind, " ".join(text.split())[:2000]))
+        os._exit(1)
 
     def _return(self, step_index: int, ids: Tensor, laps: Laps, runner: Runner) -> None:
         begin_s, forward_end_s, end_s = runner.stopwatch.read_s(laps)[:3]
@@ -112,7 +122,10 @@ class Worker:
         if name == "cuda":
             if not torch.cuda.is_available():
                 raise TpplannerError("--device cuda: this machine has no CUDA device")
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", self._rank)) % torch.cuda.device_count())
+            local = int(os.environ.get("LOCAL_RANK", self._rank))
+            if local >= torch.cuda.device_count():
+                raise TpplannerError(f"--tp {config.tp}: this machine has {torch.cuda.device_count()} GPUs for the ranks on it")
+            device = torch.device("cuda", local)
             torch.cuda.set_device(device)
         else:
             device = torch.device("cpu")
@@ -153,20 +166,26 @@ class Worker:
                       sp_sampling=config.switches.seq_parallel_sampling, graphs=graphs)
 
 
+def _leave(store: str) -> NoReturn:
+    """End the process because the driver is gone; one that was killed left its folder behind."""
+    if store.startswith("file://"):
+        shutil.rmtree(Path(store.removeprefix("file://")).parent, ignore_errors=True)
+    os._exit(0)
+
+
 def serve(rank: int, address: tuple[str, int], key: bytes, store: str) -> None:
     """Connect to the driver and serve until it goes away; errors are the driver's to tell."""
-    link = connect(address, key)
-    link.send_bytes(msgspec.msgpack.encode(Hello(rank, os.getpid())))
-    config = msgspec.json.decode(link.recv_bytes(), type=EngineConfig)
+    try:
+        link = connect(address, key)
+        link.send_bytes(msgspec.msgpack.encode(Hello(rank, os.getpid())))
+        config = msgspec.json.decode(link.recv_bytes(), type=EngineConfig)
+    except (OSError, EOFError):
+        _leave(store)
     worker = Worker(link, rank, config, store)
     try:
         worker.serve()
     except Exception as error:
-        kind = type(error).__name__
-        text = str(error) if isinstance(error, TpplannerError) else f"{kind}: {error}"
-        with contextlib.suppress(OSError):
-            worker.send(Failed(rank, kind, " ".join(text.split())[:2000]))
-        os._exit(1)
+        worker.fail(error)
 
 
 if __name__ == "__main__":

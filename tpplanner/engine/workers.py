@@ -68,13 +68,15 @@ class Workers:
 
     def _start(self, launched: Launched | None) -> None:
         key = new_key()
-        with listen(launched.host if launched else "127.0.0.1", 0) as server:
-            address = f"{server.getsockname()[0]}:{server.getsockname()[1]}"
+        # Under torchrun other nodes call too; whoever does not know the key is turned away.
+        with listen("" if launched else "127.0.0.1", 0) as server:
+            port = server.getsockname()[1]
+            address = f"127.0.0.1:{port}"
             store = "env://" if launched else f"file://{self._folder}/store"
             environment = worker_environment(self._config) | {
                 "TPPLANNER_ENGINE_ADDRESS": address, "TPPLANNER_ENGINE_KEY": key.hex(), "TPPLANNER_ENGINE_STORE": store}
             if launched:
-                launched.publish(address, key)
+                launched.publish(f"{launched.host}:{port}", key)
             for rank in range(1 if launched else self._config.tp):
                 self._processes[rank] = subprocess.Popen(
                     [sys.executable, "-m", "tpplanner.engine.worker"], env=environment | {"RANK": str(rank)},
