@@ -131,7 +131,7 @@ def _coefficients(source: str) -> dict[str, Any]:
 
 def fit_gemm(
     samples: pd.DataFrame, *, dtype: str, weight_bytes_per_param: float, peak_flop_s: float, hbm_bytes_s: float,
-    source: str, seed: int = 0,
+    source: str, seed: int = 0, host_bound_s: float = HOST_BOUND_S,
 ) -> GemmKernel:
     """Fit the matrix multiplications of one operand format.
 
@@ -147,6 +147,8 @@ def fit_gemm(
         Names the table.
     seed
         Of the held-out split.
+    host_bound_s
+        A smallest product slower than this is noted as one that timed the host [s].
 
     Raises
     ------
@@ -155,7 +157,7 @@ def fit_gemm(
     """
     columns = _columns(samples[samples["dtype"] == dtype], GEMM_SIZES, source)
     smallest_s = float(np.quantile(columns["latency_s"], 0.01))
-    notes = () if smallest_s < HOST_BOUND_S else (
+    notes = () if smallest_s < host_bound_s else (
         f"the smallest takes {smallest_s * 1e6:.0f} us: the table {HOST_NOTE}",)
     operator = gemm_operator(weight_bytes_per_param=weight_bytes_per_param, flop_s=peak_flop_s, hbm_bytes_s=hbm_bytes_s)
     return _fit(GemmKernel(dtype=dtype, notes=notes, **_coefficients(source)), operator, columns, seed=seed)

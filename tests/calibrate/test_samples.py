@@ -1,0 +1,80 @@
+"""Raw samples: whole lines only, no case twice, no machine mixed with another."""
+
+import errno
+import os
+
+import pytest
+
+from calibrate.samples import SampleLog, key_of
+from tpplanner.errors import OutputError, ProfileError
+from tpplanner.io.calibration_samples import Sample, read_machine, read_samples, sample_frame
+
+FACTS = {"device": "cpu", "name": "A CPU", "torch": "2.13"}
+
+
+def sample(num_tok, times=(3.0, 1.0, 2.0), **more):
+    return Sample(bench="gemm", case={"num_tok": num_tok, "dtype": "fp32"}, times_s=list(times), timer="host", **more)
+
+
+def test_what_is_there_is_done_in_the_next_run(tmp_path):
+    log = SampleLog(tmp_path / "samples", FACTS)
+    assert log.done("gemm") == set()
+    log.append(sample(1))
+    log.append(sample(2))
+    again = SampleLog(tmp_path / "samples", FACTS)
+    assert again.done("gemm") == {key_of({"dtype": "fp32", "num_tok": 1}), key_of({"num_tok": 2, "dtype": "fp32"})}
+    assert read_machine(tmp_path / "samples") == FACTS
+
+
+def test_half_a_line_of_a_killed_run_is_cut_off_and_measured_again(tmp_path):
+    log = SampleLog(tmp_path, FACTS)
+    log.append(sample(1))
+    whole = log.path("gemm").read_bytes()
+    log.append(sample(2))
+    os.truncate(log.path("gemm"), len(whole) + 7)
+    assert log.done("gemm") == {key_of({"dtype": "fp32", "num_tok": 1})}
+    assert log.path("gemm").read_bytes() == whole
+
+
+def test_a_full_disk_leaves_whole_lines_and_one_error(tmp_path, monkeypatch):
+    log = SampleLog(tmp_path, FACTS)
+    log.append(sample(1))
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"gemm\.jsonl: No space left on device; the samples before are kept"):
+        log.append(sample(2))
+    assert [s.case["num_tok"] for s in read_samples(log.path("gemm"))] == [1]
+
+
+def test_samples_of_another_machine_are_not_mixed(tmp_path):
+    SampleLog(tmp_path, FACTS)
+    with pytest.raises(OutputError, match=r"of another machine or software \(name, torch differ\); give another --out"):
+        SampleLog(tmp_path, {**FACTS, "name": "Another", "torch": "2.14"})
+
+
+@pytest.mark.parametrize("line", [
+    b"{", b"[]", b'{"bench":1}', b'{"bench":"gemm","case":{},"times_s":"x","timer":"host"}', b"\xff"])
+def test_a_malformed_line_is_named(tmp_path, line):
+    log = SampleLog(tmp_path, FACTS)
+    log.append(sample(1))
+    with log.path("gemm").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ProfileError, match=r"gemm\.jsonl: line 2: "):
+        list(read_samples(log.path("gemm")))
+
+
+def test_a_frame_has_the_median_and_leaves_out_what_did_not_run(tmp_path):
+    log = SampleLog(tmp_path, FACTS)
+    log.append(sample(1, values={"moved_bytes": 5.0}))
+    log.append(sample(2, times=(), note="out of memory"))
+    frame = sample_frame(tmp_path, "gemm")
+    assert frame[["num_tok", "latency_s", "moved_bytes"]].to_numpy().tolist() == [[1, 2.0, 5.0]]
+    assert sample_frame(tmp_path, "sampling").empty
+
+
+def test_a_folder_without_samples_says_how_to_get_some(tmp_path):
+    with pytest.raises(ProfileError, match="holds no samples; tpplanner calibrate takes them"):
+        read_machine(tmp_path)

@@ -1,0 +1,155 @@
+"""The benchmarks run on a CPU: every case once, right answers only, what fails is noted and the rest goes on."""
+
+import socket
+
+import pytest
+import torch
+
+from calibrate import bench_attention, bench_collectives, bench_gemm, bench_host, bench_layer, bench_memory, bench_sampling
+from calibrate.bench import Bench, Plan, WrongAnswerError, close_to
+from calibrate.machine import Nvml, last_level_cache_bytes, machine_facts
+from calibrate.samples import SampleLog
+from calibrate.scopes import SCOPES, TINY, plan_of
+from calibrate.suite import Part, parts, run_suite
+from tpplanner.io.calibration_samples import read_samples
+
+PLAN = Plan(models=(TINY,), degrees=(1, 2), num_tok=(1, 4), context_tok=(40,), dtypes=("fp32",), budget_s=0.0)
+
+
+@pytest.fixture
+def bench():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Bench(device=torch.device("cpu"), nvml=Nvml(None))
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("name", "cases", "prepare"), [
+    (bench_gemm.NAME, bench_gemm.cases(PLAN), bench_gemm.prepare),
+    (bench_attention.DECODE, bench_attention.decode_cases(PLAN), bench_attention.prepare_decode),
+    (bench_attention.PREFILL, bench_attention.prefill_cases(PLAN), bench_attention.prepare_prefill),
+    (bench_layer.NAME, bench_layer.cases(PLAN), bench_layer.prepare),
+    (bench_sampling.NAME, bench_sampling.cases(PLAN), bench_sampling.prepare),
+    (bench_memory.NAME, list(bench_memory.cases(PLAN))[:2], bench_memory.prepare),
+])
+def test_every_case_is_checked_and_timed(bench, name, cases, prepare):
+    cases = list(cases)
+    assert cases
+    with torch.no_grad():
+        for case in cases:
+            sample = bench.time(name, case, prepare(case, bench), budget_s=0.0)
+            assert len(sample.times_s) == 5
+            assert all(time_s > 0 for time_s in sample.times_s)
+            assert (sample.case, sample.timer, sample.note) == (dict(case), "host", "")
+
+
+def test_shapes_are_those_of_one_rank_of_every_degree():
+    half = Plan(models=(TINY,), degrees=(2,), num_tok=(1,), context_tok=(1,), dtypes=("fp32",), budget_s=0.0)
+    assert bench_gemm.shapes(half) == [
+        ((4 + 2 * 2) * 32, 256), (256, 4 * 32), (2 * 352, 256), (256, 352), (2048, 256)]
+
+
+def test_inputs_rotate_past_the_cache(bench):
+    cache = last_level_cache_bytes()
+    assert bench.rotation(cache / 2) == 4
+    assert bench.rotation(10 * cache) == 1
+
+
+def test_a_wrong_answer_is_not_timed():
+    with pytest.raises(WrongAnswerError, match=r"gemm: differs from the plain computation by 0\.5 of the largest value"):
+        close_to(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0]), tolerance=0.1, what="gemm")
+    with pytest.raises(WrongAnswerError):
+        close_to(torch.tensor([float("nan")]), torch.tensor([1.0]), tolerance=0.1, what="gemm")
+
+
+def test_collectives_of_two_ranks(bench):
+    cases = [{"op": op, "tp": 2, "mode": "eager", "size_bytes": 4096} for op in bench_collectives.OPS]
+    samples = list(bench_collectives.run_degree(cases, tp=2, budget_s=0.0))
+    assert [s.case for s in samples] == cases
+    assert all(len(s.times_s) >= 10 for s in samples)
+
+
+def test_host_tasks_of_both_loops(bench):
+    cases = [{"loop": loop, "tp": 1, "num_seqs": 3} for loop in bench_host.LOOPS]
+    samples = [s for several in bench_host.measure(cases, bench) for s in several]
+    tasks = {"schedule", "prepare_input", "process_output", "exposed", "deliver", "reply", "device"}
+    assert {(s.case["loop"], s.case["task"]) for s in samples} == {(loop, task) for loop in bench_host.LOOPS for task in tasks}
+    assert all(len(s.times_s) > 20 for s in samples)
+
+
+def parts_of(measure):
+    return [Part("one", [{"n": n} for n in range(4)], measure), Part("two", [{"n": 0}], measure)]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, bench):
+    log, ran = SampleLog(tmp_path, {"device": "cpu"}), []
+
+    def stop_at_two(cases):
+        for case in cases:
+            if case["n"] == 2 and len(ran) < 3:
+                raise KeyboardInterrupt
+            ran.append(case["n"])
+            yield [bench.sample("one", case, [1.0], "host")]
+
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(parts_of(stop_at_two), log, lambda progress: None)
+    assert ran == [0, 1]
+    ran += [None, None]
+    told = []
+    assert run_suite(parts_of(stop_at_two)[:1], log, told.append) == []
+    assert ran == [0, 1, None, None, 2, 3]
+    assert [(p.num_done, p.num_cases) for p in told] == [(3, 4), (4, 4)]
+    assert [s.case["n"] for s in read_samples(log.path("one"))] == [0, 1, 2, 3]
+
+
+def test_a_wrong_answer_ends_its_benchmark_and_not_the_others(tmp_path, bench):
+    def measure(cases):
+        for case in cases:
+            if case["n"] == 1:
+                raise WrongAnswerError("one: is wrong")
+            yield [bench.sample("one", case, [1.0], "host")]
+
+    told = []
+    assert run_suite(parts_of(measure), SampleLog(tmp_path, {}), told.append) == ["one: is wrong"]
+    assert [p.bench for p in told] == ["one", "two"]
+
+
+def test_out_of_memory_at_one_shape_is_noted(tmp_path, bench, monkeypatch):
+    real = bench_gemm.prepare
+
+    def scarce(case, where):
+        if case["num_tok"] == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(case, where)
+
+    monkeypatch.setattr(bench_gemm, "prepare", scarce)
+    with torch.no_grad():
+        [gemm] = [p for p in parts(PLAN, bench, num_devices=1) if p.name == "gemm"]
+        log = SampleLog(tmp_path, {})
+        assert run_suite([gemm], log, lambda progress: None) == []
+    samples = list(read_samples(log.path("gemm")))
+    assert len(samples) == len(gemm.cases)
+    assert {s.note for s in samples if not s.times_s} == {"out of memory"}
+    assert {s.case["num_tok"] for s in samples if not s.times_s} == {4}
+
+
+class Throttled(Nvml):
+    throttle_reasons = 0x4
+
+
+def test_a_device_that_holds_its_clocks_down_says_so():
+    hot = Bench(device=torch.device("cpu"), nvml=Throttled(None))
+    assert hot.sample("gemm", {}, [1.0], "event").note == "clocks are held down (NVML reasons 0x4)"
+
+
+def test_facts_name_no_host_and_do_not_change():
+    facts = machine_facts(torch.device("cpu"), num_threads=1)
+    assert facts == machine_facts(torch.device("cpu"), num_threads=1)
+    assert socket.gethostname() not in str(facts)
+
+
+def test_a_larger_scope_holds_a_smaller_one():
+    for device in ("cpu", "cuda"):
+        sizes = [set(SCOPES[scope, device].num_tok) for scope in ("quick", "default", "full")]
+        assert len(sizes[0]) < len(sizes[1]) < len(sizes[2])
+    assert plan_of("quick", "cpu", (), degrees=(1,)).models == (TINY,)
