@@ -17,14 +17,11 @@ from tpplanner.engine.engine import Engine
 from tpplanner.engine.load import run_load
 from tpplanner.engine.sampling_params import SamplingParams
 from tpplanner.engine.timeline import StepRecord
-from tpplanner.io.calibration_samples import Sample
+from tpplanner.io.calibration_samples import HOST_MODEL, Sample
 
 NAME = "host"
 LOOPS = {"sequential": Switches(),
          "overlap": Switches(async_sched=True, early_feedback=True, seq_parallel_sampling=True)}
-_MODEL = {"architectures": ["LlamaForCausalLM"], "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 8,
-          "num_key_value_heads": 8, "intermediate_size": 256, "vocab_size": 1024, "max_position_embeddings": 4096,
-          "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "eos_token_id": 2, "torch_dtype": "float32", "hidden_act": "silu"}
 _ISL, _OSL = 64, 40
 
 
@@ -53,7 +50,7 @@ def _tasks(steps: tuple[StepRecord, ...], num_seqs: int) -> dict[str, list[float
 def measure(asked: list[Case], bench: Bench) -> Iterator[list[Sample]]:
     """Serve each case; one sample per task. Engines of one loop and degree are started once."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(_MODEL))
+        Path(folder, "config.json").write_text(json.dumps(HOST_MODEL))
         for loop, tp in dict.fromkeys((str(case["loop"]), int(case["tp"])) for case in asked):
             own = [case for case in asked if case["loop"] == loop and case["tp"] == tp]
             most = max(int(case["num_seqs"]) for case in own)

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 from builders import LINEAR, MLA, round_engine, round_hardware, tiny_model, tiny_moe
 
 from tpplanner.cost.elementwise import elementwise_s, launch_s
 from tpplanner.cost.work import work_of
+from tpplanner.domain.engine import TaskCost
+from tpplanner.domain.quantity import Provenance, Quantity
 
 EXACT = 1e-12
 
@@ -32,4 +36,13 @@ def test_other_layers_by_hand(model, replicated, sharded):
 
 def test_launches_by_hand():
     # Two layers of 50 us.
-    assert launch_s(work_of(tiny_model()), round_engine()) == pytest.approx(100e-6, rel=EXACT)
+    assert launch_s(work_of(tiny_model()), round_engine(), tp=1.0, num_seqs=4.0) == pytest.approx(100e-6, rel=EXACT)
+
+
+def test_a_step_around_the_layers_by_hand():
+    # Two layers of 50 us, and 30 us + 4 sequences of 2 us around them.
+    def us(value):
+        return Quantity(value=value * 1e-6, unit="s", provenance=Provenance.DATASHEET, source="by hand")
+
+    engine = replace(round_engine(), step_overhead=TaskCost(fixed_s=us(30), per_seq_s=us(2)))
+    assert launch_s(work_of(tiny_model()), engine, tp=1.0, num_seqs=4.0) == pytest.approx(138e-6, rel=EXACT)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import round_engine, task
@@ -51,3 +53,10 @@ def test_hidden_in_arrays():
     hidden = hidden_s(Switches(async_sched=True, early_feedback=True), tp=np.array([1.0, 2.0]), schedule_s=3e-3,
                       prepare_input_s=4e-3, process_output_s=2e-3, device_s=20e-3)
     np.testing.assert_allclose(hidden, [5e-3, 9e-3], rtol=EXACT)
+
+
+def test_sampling_over_a_vocabulary_by_hand():
+    # 10 us + 4 rows of (2 us + 50,000 * 0.1 ns = 5 us).
+    t4 = task(10e-6, 2e-6)
+    t4 = replace(t4, per_seq_per_vocab_tok_s=replace(t4.per_seq_s, value=1e-10))
+    assert sampling_s(t4, tp=1, num_sampled=4, seq_parallel=False, vocab_size=50_000) == pytest.approx(38e-6, rel=EXACT)

@@ -5,22 +5,40 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from tpplanner.domain.engine_fit import EngineFit, with_engine_fit
 from tpplanner.domain.fit_evidence import FitEvidence
-from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom, SourceTable
+from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom, SourceTable, apply_kernels
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.engine.config import EngineConfig
 from tpplanner.engine.workers import worker_environment
 from tpplanner.errors import ProfileError, TpplannerError, nearest
-from tpplanner.io.calibration_samples import Ended, Progress, SessionAsked, read_machine, sample_frame
+from tpplanner.io.calibration_samples import (
+    HOST_CONTEXT_TOK,
+    HOST_MODEL,
+    Ended,
+    Progress,
+    SessionAsked,
+    read_machine,
+    sample_frame,
+)
 from tpplanner.io.fitted_files import encode_fitted, fitted_name
 from tpplanner.io.fitted_write import check_output, write_profile
+from tpplanner.io.model_config import load_model
+from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_files import lookup_machine
 from tpplanner.io.profile_hardware import load_hardware
 
+if TYPE_CHECKING:
+    from tpplanner.fit.calibration_kernels import CalibratedKernels
+
+FloatArray = NDArray[np.float64]
 ENGINE: Final = "tpplanner"
 """Name under which the engine of this package is measured."""
 SAMPLES: Final = "samples"
@@ -46,7 +64,7 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
     ProfileError
         If the folder holds no samples, or a benchmark is missing.
     """
-    from tpplanner.fit.calibration_host import fit_engine
+    from tpplanner.fit.calibration_host import fit_engine, fit_step_overhead
     from tpplanner.fit.calibration_kernels import Peaks, fit_kernels, measured_peaks
 
     facts = read_machine(folder)
@@ -66,6 +84,7 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
                           collective=frames["collective"], peaks=peaks, source=source)
     host = fit_engine(host=frames["host"], sampling=frames["sampling"], layer=frames["layer"], hbm_bytes_s=peaks.bytes_s,
                       source=source)
+    host = fit_step_overhead(frames["host"], host, _pieces(machine, sheet, kernels, host))
     tables = tuple(SourceTable(path=f"{SAMPLES}/{name}.jsonl", framework_version=str(facts.get("torch")),
                                num_rows=len(frame)) for name, frame in frames.items() if not frame.empty)
     profile = FittedProfile(
@@ -73,6 +92,34 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
         collectives=tuple(error.curve for error in kernels.evidence.collective_errors),
         made_from=MadeFrom(package="tpplanner calibrate", version=str(facts.get("torch")), tables=tables, notice=_NOTICE))
     return profile, kernels.evidence, sheet
+
+
+def _pieces(machine: str, sheet: str | None, kernels: "CalibratedKernels", host: EngineFit) -> Callable[[FloatArray], FloatArray]:
+    """Forward and sampling that the fitted pieces predict for the model of the host tasks, over the sequences [s]."""
+    from tpplanner.cost.step_time import step_time
+    from tpplanner.domain.step import Batch
+
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_bytes(msgspec.json.encode(HOST_MODEL))
+        model = load_model(folder, dtype="fp32" if sheet is not None else None)
+        if sheet is None:
+            hardware = load_hardware(machine)
+        else:
+            place = Path(folder) / machine / "datasheet.toml"
+            place.parent.mkdir()
+            place.write_text(sheet, encoding="utf-8")
+            hardware = load_hardware(str(place))
+    profile = FittedProfile(
+        machine=hardware.name, engine=ENGINE, kernels=kernels.kernels, collectives=(), serving=None, host=host,
+        made_from=MadeFrom(package="tpplanner calibrate", version="", tables=(), notice=_NOTICE))
+    engine = with_engine_fit(load_engine("tpplanner-sequential"), host)
+
+    def predicted_s(num_seqs: FloatArray) -> FloatArray:
+        step = step_time(model, apply_kernels(hardware, profile), engine, tp=1.0,
+                         batch=Batch(num_decode_seqs=num_seqs, decode_context_tok=float(HOST_CONTEXT_TOK)))
+        return np.asarray(step.linear_s + step.attention_s + step.elementwise_s + step.launch_s + step.sampling_s)
+
+    return predicted_s
 
 
 def _peaks_of(hardware: HardwareProfile) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def step_of(
     attention = (inside["decode_attention"] * alone.decode_attention_s
                  + inside["prefill_attention"] * alone.prefill_attention_s)
     elementwise, comm = alone.elementwise_s, inside["collective"] * alone.comm_s
-    launch = launch_s(work_of(model), engine)
+    launch = launch_s(work_of(model), engine, tp=tp, num_seqs=num_seqs)
     # sampling(t): T4
     t4 = sampling_s(engine.sampling[sampling or engine.default_sampling], tp=tp, num_sampled=num_sampled,
                     seq_parallel=switches.seq_parallel_sampling, vocab_size=model.vocab_size)

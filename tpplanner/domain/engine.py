@@ -103,6 +103,9 @@ class EngineProfile:
     exposed
         Host work per step that serving runs found exposed in an engine that schedules asynchronously, whatever its
         tasks; ``None`` where T1, T2 and T5 say it all.
+    step_overhead
+        What the device does in a step outside layers, LM head and sampling, as microbenchmarks of the engine found it;
+        ``None`` where none were made.
     terms, tpot_residual, ttft_residual
         What serving runs on the machine taught, once the profile is bound to a machine and a model
         (:func:`tpplanner.cost.serving.bind`); ``None`` before, and where there are no runs.
@@ -131,6 +134,7 @@ class EngineProfile:
     aliases: tuple[str, ...] = ()
     measured_as: str | None = None
     exposed: TaskCost | None = None
+    step_overhead: TaskCost | None = None
     terms: ServingTerms | None = None
     tpot_residual: ResidualModel | None = None
     ttft_residual: ResidualModel | None = None

@@ -20,6 +20,8 @@ class EngineFit:
         What the device waits for between two steps although every mechanism of overlap is on.
     sampling
         T4 per policy, on one rank.
+    step_overhead
+        What the device does in a step outside layers, LM head and sampling.
     layer_overhead_s
         Fixed cost of the small operations of one layer.
     elementwise_memory
@@ -32,6 +34,7 @@ class EngineFit:
     prepare_input: TaskCost
     process_output: TaskCost
     exposed: TaskCost
+    step_overhead: TaskCost
     sampling: Mapping[SamplingPolicy, TaskCost]
     layer_overhead_s: Quantity
     elementwise_memory: Quantity
@@ -50,6 +53,6 @@ def with_engine_fit(engine: EngineProfile, fit: EngineFit) -> EngineProfile:
     overhead = engine.overlap_overhead_s
     return replace(
         engine, schedule=fit.schedule, prepare_input=fit.prepare_input, process_output=fit.process_output,
-        sampling=fit.sampling, layer_overhead_s=fit.layer_overhead_s,
+        sampling=fit.sampling, layer_overhead_s=fit.layer_overhead_s, step_overhead=fit.step_overhead,
         exposed=fit.exposed if engine.switches.async_sched else None,
         overlap_overhead_s=replace(overhead, value=0.0, source=f"measured as a part of what stays exposed: {fit.source}"))

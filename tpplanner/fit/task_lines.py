@@ -10,7 +10,9 @@ from tpplanner.domain.quantity import Provenance, Quantity
 FloatArray = NDArray[np.float64]
 
 
-def fit_parts(parts: Mapping[str, FloatArray], measured_s: FloatArray, *, source: str) -> dict[str, Quantity]:
+def fit_parts(
+    parts: Mapping[str, FloatArray], measured_s: FloatArray, *, source: str, scale_s: FloatArray | None = None
+) -> dict[str, Quantity]:
     """Fit measured = sum of coefficient * part, coefficients >= 0, so that relative errors are small.
 
     Parameters
@@ -21,6 +23,8 @@ def fit_parts(parts: Mapping[str, FloatArray], measured_s: FloatArray, *, source
         Measured times [s].
     source
         Names the samples.
+    scale_s
+        What errors are relative to [s]; the measured times where ``None``.
 
     Returns
     -------
@@ -38,11 +42,12 @@ def fit_parts(parts: Mapping[str, FloatArray], measured_s: FloatArray, *, source
     """
     from scipy.optimize import nnls
 
-    design = np.column_stack(list(parts.values())) / measured_s[:, None]
+    unit_s = measured_s if scale_s is None else scale_s
+    design, target = np.column_stack(list(parts.values())) / unit_s[:, None], measured_s / unit_s
     # Parts of very different size: columns of one length keep the solver exact.
     scale = np.maximum(np.linalg.norm(design, axis=0), 1e-300)
-    values, _ = nnls(design / scale, np.ones(measured_s.size))
-    residual = design / scale @ values - 1.0
+    values, _ = nnls(design / scale, target)
+    residual = design / scale @ values - target
     variance = float(residual @ residual) / max(measured_s.size - len(parts), 1)
     errors = np.sqrt(np.maximum(np.diag(np.linalg.pinv(design.T @ design / np.outer(scale, scale))), 0.0) * variance)
     return {name: Quantity(value=float(value / unit), unit="s", provenance=Provenance.FITTED, source=source,

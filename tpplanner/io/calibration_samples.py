@@ -11,6 +11,14 @@ import pandas as pd
 from tpplanner.errors import ProfileError
 
 MACHINE_FILE: Final = "machine.json"
+HOST_MODEL: Final = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128, "num_hidden_layers": 1,
+    "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 16, "intermediate_size": 256, "vocab_size": 1024,
+    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "eos_token_id": 2, "torch_dtype": "float32",
+    "hidden_act": "silu", "tie_word_embeddings": False}
+"""config.json of the model with which host tasks are measured: one small layer."""
+HOST_CONTEXT_TOK: Final = 84
+"""Mean context of its measured steps: prompts of 64, half of 40 tokens of output."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,7 +9,7 @@ from tpplanner.io.fitted_numbers import quantity_of, quantity_record
 from tpplanner.io.fitted_records import HostRecord, TaskRecord
 
 _FIELDS: Final = tuple(TaskCost.__slots__)
-_TASKS: Final = ("schedule", "prepare_input", "process_output", "exposed")
+_TASKS: Final = ("schedule", "prepare_input", "process_output", "exposed", "step_overhead")
 _SINGLES: Final = ("layer_overhead_s", "elementwise_memory")
 
 

@@ -144,6 +144,7 @@ class HostRecord(Record, frozen=True, kw_only=True):
     prepare_input: TaskRecord
     process_output: TaskRecord
     exposed: TaskRecord
+    step_overhead: TaskRecord
     sampling: dict[Text, TaskRecord]
     layer_overhead_s: QuantityRecord
     elementwise_memory: QuantityRecord

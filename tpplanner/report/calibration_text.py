@@ -41,6 +41,7 @@ def _host(fit: EngineFit) -> Iterator[str]:
     for name, task in (("T1 schedule", fit.schedule), ("T2 prepare input, with the way to the device", fit.prepare_input),
                        ("T5 process output, with the way back", fit.process_output),
                        ("exposed although everything overlaps", fit.exposed),
+                       ("device, outside layers, LM head and sampling", fit.step_overhead),
                        *((f"T4 sampling, {policy.value}", task) for policy, task in fit.sampling.items())):
         yield f"| {name} | {_task(task)} |"
     yield f"| small operations of a layer | {_value(fit.layer_overhead_s, 1e6)} us, and their bytes at " \
