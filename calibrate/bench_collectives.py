@@ -1,30 +1,38 @@
 """All-reduce, all-gather and all-to-all over size; every rank runs ``python -m calibrate.bench_collectives``.
 
-Sizes are those of nccl-tests: of an all-reduce the buffer of one rank, of the others the whole result over all ranks.
+Sizes are those of nccl-tests: of an all-reduce the buffer of one rank, of the others the whole result over all ranks. Modes:
+``eager``, one after the other; ``graph``, inside a CUDA graph; on CPUs also ``between`` products of the kind that an engine runs
+there, whose own time is taken off: ranks then come at different times. ``all_gather`` is the engine's exchange without
+sequence-parallel sampling: whole rows on rank 0.
 """
 
-import datetime
 import os
-import socket
+import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 
 import msgspec
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from calibrate.bench import Bench, Plan, WrongAnswerError
 from calibrate.machine import Nvml
 from calibrate.samples import Case
 from calibrate.timing import event_times_s, graph_times_s, host_times_s
+from tpplanner.engine.config import EngineConfig
+from tpplanner.engine.parallel import Ranks
+from tpplanner.engine.shared_ranks import SharedRanks, can_share
+from tpplanner.engine.workers import worker_environment
 from tpplanner.io.calibration_samples import Sample
 
 NAME = "collective"
 OPS = ("all_reduce", "all_gather", "all_to_all")
 _SIZES = tuple(2**n for n in range(10, 27))
 _START_S = 120.0
+_WIDTH = 1024
+"""Logits of one rank in a row of what is exchanged."""
 
 
 def cases(plan: Plan, *, num_devices: int) -> Iterator[Case]:
@@ -32,102 +40,89 @@ def cases(plan: Plan, *, num_devices: int) -> Iterator[Case]:
     for tp in plan.degrees:
         if 1 < tp <= num_devices:
             for op in OPS:
-                for mode in ("eager", "graph") if torch.cuda.is_available() else ("eager",):
+                for mode in ("eager", "graph") if torch.cuda.is_available() else ("eager", "between"):
                     for size in _SIZES if plan.budget_s >= 0.1 else _SIZES[::2]:
                         yield {"op": op, "tp": tp, "mode": mode, "size_bytes": size}
 
 
-def _operation(case: Case, bench: Bench, rank: int, tp: int) -> tuple[Callable[[int], object], Callable[[], None]]:
+def _operation(case: Case, bench: Bench, ranks: Ranks) -> tuple[Callable[[int], object], Callable[[], None]]:
     """What one rank calls, and a check of its answer."""
-    num = max(int(case["size_bytes"]) // 4 // tp, 1)
-    mine = torch.full((num * (tp if case["op"] == "all_reduce" else 1),), float(rank + 1), device=bench.device)
-    if case["op"] == "all_to_all":
-        mine = mine.new_full((max(num // tp, 1) * tp,), float(rank + 1))
-    parts = [torch.empty_like(mine) for _ in range(tp)]
-    other = torch.empty_like(mine)
+    tp, num = ranks.tp, int(case["size_bytes"]) // 4
+    op = case["op"]
+    # Of the exchanges of logits the size is that of the whole result; rows are a multiple of t.
+    num = max(num if op == "all_reduce" else num // tp, tp)
+    width = min(_WIDTH, num // tp)
+    mine = torch.full((max(num // width // tp, 1) * tp, width), float(ranks.rank + 1), device=bench.device)
 
-    def call(_: int) -> object:
-        if case["op"] == "all_reduce":
-            return dist.all_reduce(mine)
-        if case["op"] == "all_gather":
-            return dist.all_gather(parts, mine)
-        return dist.all_to_all_single(other, mine)
+    def call(_: int) -> Tensor | None:
+        if op == "all_reduce":
+            return ranks.all_reduce(mine)
+        return ranks.gather_rows(mine) if op == "all_gather" else ranks.scatter_rows(mine)
 
     def check() -> None:
-        call(0)
-        each = torch.arange(1.0, tp + 1.0, device=bench.device)
-        got: Tensor
-        if case["op"] == "all_reduce":
-            got, expected = mine[:1], each.sum()[None]
-        elif case["op"] == "all_gather":
-            got, expected = torch.stack([part[0] for part in parts]), each
-        else:
-            got, expected = other.view(tp, -1)[:, 0], each
-        if not torch.equal(got, expected):
-            raise WrongAnswerError(f"collective {case['op']}: {got.tolist()} is not {expected.tolist()}")
+        got, each = call(0), torch.arange(1.0, tp + 1.0, device=bench.device)
+        expected = each.sum().expand(1) if op == "all_reduce" else each
+        if got is not None:
+            seen = got[0, :1] if op == "all_reduce" else got[0, ::width][:tp]
+            if not torch.equal(seen, expected):
+                raise WrongAnswerError(f"collective {op}: {seen.tolist()} is not {expected.tolist()}")
         mine.zero_()  # sums of sums must not overflow
 
     return call, check
 
 
-def _times(case: Case, bench: Bench, call: Callable[[int], object], budget_s: float) -> tuple[str, list[float]]:
-    def together(i: int) -> object:
-        dist.barrier()
-        return call(i)
-
+def _times(case: Case, bench: Bench, ranks: Ranks, call: Callable[[int], object], budget_s: float) -> tuple[str, list[float]]:
     if case["mode"] == "graph":
         return "graph", graph_times_s(call, budget_s=budget_s)
-    if bench.is_cuda:
-        return "event", event_times_s(call, budget_s=budget_s)
     # Every rank takes the same number of calls.
-    count = torch.tensor([max(10, min(100, int(budget_s / max(host_times_s(call, budget_s=0.0)[-1], 1e-5))))])
-    dist.broadcast(count, src=0)
-    return "host", host_times_s(call, budget_s=0.0, least=int(count), most=int(count))
+    each_s = max(host_times_s(call, budget_s=0.0)[-1], 1e-5)
+    count = int(ranks.tell(torch.tensor([max(10, min(100, int(budget_s / each_s)))], device=bench.device)))
+    if bench.is_cuda:
+        return "event", event_times_s(call, budget_s=0.0, least=count, most=count)
+    if case["mode"] == "between":
+        return "host", _between_products_s(call, count)
+    return "host", host_times_s(call, budget_s=0.0, least=count, most=count)
+
+
+def _between_products_s(call: Callable[[int], object], count: int) -> list[float]:
+    """Time of a product and the collective after it, less that of the product alone [s]."""
+    x, weight = torch.randn(8, 576), torch.randn(1536, 576)
+
+    def product(_: int) -> object:
+        return torch.nn.functional.linear(x, weight)
+
+    alone_s = statistics.median(host_times_s(product, budget_s=0.0, least=50, most=50))
+
+    def both(i: int) -> object:
+        product(i)
+        return call(i)
+
+    return [max(time_s - alone_s, 1e-6) for time_s in host_times_s(both, budget_s=0.0, least=count, most=count)]
 
 
 def _be_a_rank() -> None:
-    """Time what the environment asks for; rank 0 prints samples as JSON lines."""
+    """Time what is asked for on stdin; rank 0 prints samples as JSON lines."""
     rank, tp = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
-    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     torch.set_num_threads(1)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=_START_S))
-    bench = Bench(device=device, nvml=Nvml(device.index if on_gpu else None))
-    asked = msgspec.json.decode(sys.stdin.buffer.read() if rank == 0 else b"[]")
-    shared = [asked]
-    _share(shared, rank)
-    for case, budget_s in shared[0]:
-        call, check = _operation(case, bench, rank, tp)
+    store = os.environ["TPPLANNER_CALIBRATE_STORE"]
+    shares = device.type == "cpu" and can_share(store)
+    ranks = (SharedRanks if shares else Ranks)(rank, tp, _WIDTH * tp)
+    ranks.connect(device, store)
+    bench = Bench(device=device, nvml=Nvml(device.index if device.type == "cuda" else None))
+    for case, budget_s in msgspec.json.decode(sys.stdin.buffer.read()):
+        call, check = _operation(case, bench, ranks)
         check()
-        timer, times = _times(case, bench, call, budget_s)
+        timer, times = _times(case, bench, ranks, call, budget_s)
         # A collective ends when the slowest rank has ended.
-        slowest = torch.tensor(times, dtype=torch.float64, device=device)
-        dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+        own_ns = torch.tensor([int(t * 1e9) for t in times], device=device)
+        slowest_ns = ranks.gather_ids(own_ns).view(tp, -1).amax(0)
         if rank == 0:
-            sample = bench.sample(NAME, case, slowest.tolist(), timer)
+            sample = bench.sample(NAME, case, [ns * 1e-9 for ns in slowest_ns.tolist()], timer)
             sys.stdout.write(msgspec.json.encode(sample).decode() + "\n")
             sys.stdout.flush()
-    dist.destroy_process_group()
-
-
-def _share(cases_: list[object], rank: int) -> None:
-    """Give every rank the cases of rank 0, as bytes: nothing is unpickled."""
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    data = msgspec.json.encode(cases_[0])
-    length = torch.tensor([len(data)], device=device)
-    dist.broadcast(length, src=0)
-    body = torch.zeros(int(length), dtype=torch.uint8, device=device)
-    if rank == 0:
-        body.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    dist.broadcast(body, src=0)
-    cases_[0] = msgspec.json.decode(bytes(body.cpu().tolist()))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def run_degree(asked: list[Case], *, tp: int, budget_s: float) -> Iterator[Sample]:
@@ -138,30 +133,35 @@ def run_degree(asked: list[Case], *, tp: int, budget_s: float) -> Iterator[Sampl
     WrongAnswerError
         If a rank ends with an error: its last line.
     """
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(tp),
-                                "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    ranks = [subprocess.Popen([sys.executable, "-m", __spec__.name if __spec__ else "calibrate.bench_collectives"],
-                              env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(tp)]
+    with tempfile.TemporaryDirectory(prefix="tpplanner-collectives-") as folder:
+        environment = worker_environment(EngineConfig(model="", tp=tp)) | {
+            "WORLD_SIZE": str(tp), "TPPLANNER_CALIBRATE_STORE": f"file://{folder}/store"}
+        ranks = [subprocess.Popen([sys.executable, "-m", "calibrate.bench_collectives"], env=environment | {"RANK": str(rank)},
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(tp)]
+        try:
+            yield from _answers(ranks, msgspec.json.encode([(dict(case), budget_s) for case in asked]))
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+                for pipe in (rank.stdin, rank.stdout, rank.stderr):
+                    if pipe is not None:
+                        pipe.close()
+
+
+def _answers(ranks: list[subprocess.Popen[bytes]], asked: bytes) -> Iterator[Sample]:
+    for rank in ranks:
+        assert rank.stdin is not None
+        rank.stdin.write(asked)
+        rank.stdin.close()
     first = ranks[0]
-    assert first.stdin is not None
     assert first.stdout is not None
     assert first.stderr is not None
-    try:
-        first.stdin.write(msgspec.json.encode([(dict(case), budget_s) for case in asked]))
-        first.stdin.close()
-        for line in first.stdout:
-            yield msgspec.json.decode(line, type=Sample)
-        if first.wait(_START_S):
-            words = first.stderr.read().decode(errors="replace").strip().splitlines()
-            raise WrongAnswerError(f"collectives at t = {tp}: {words[-1] if words else 'ended without a word'}")
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-            for pipe in (rank.stdin, rank.stdout, rank.stderr):
-                if pipe is not None:
-                    pipe.close()
+    for line in first.stdout:
+        yield msgspec.json.decode(line, type=Sample)
+    if first.wait(_START_S):
+        words = first.stderr.read().decode(errors="replace").strip().splitlines()
+        raise WrongAnswerError(f"collectives at t = {len(ranks)}: {words[-1] if words else 'ended without a word'}")
 
 
 if __name__ == "__main__":

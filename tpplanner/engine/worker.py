@@ -30,6 +30,7 @@ from tpplanner.engine.paged_kernel import DecodeKernel
 from tpplanner.engine.parallel import Ranks
 from tpplanner.engine.partition import partition
 from tpplanner.engine.runner import Runner
+from tpplanner.engine.shared_ranks import SharedRanks, can_share
 from tpplanner.engine.stopwatch import Laps
 from tpplanner.engine.weights import Checkpoint, Dummy, Loader, check_files
 from tpplanner.errors import TpplannerError
@@ -65,7 +66,8 @@ class Worker:
         model = read_model(config.model)
         self.device, self.dtype = self._place(model)
         check_fits(model, config, self.dtype, self.device)
-        ranks = Ranks(self._rank, config.tp, model.vocab_size)
+        shares = self.device.type == "cpu" and config.tp > 1 and can_share(self._store)
+        ranks = (SharedRanks if shares else Ranks)(self._rank, config.tp, model.vocab_size)
         decoder = self._load(model, ranks)
         blocks = num_kv_blocks(model, config, self.dtype, self.device)
         weights = weight_bytes(model, config.tp, self.dtype, self.device)
@@ -169,7 +171,9 @@ class Worker:
 def _leave(store: str) -> NoReturn:
     """End the process because the driver is gone; one that was killed left its folder behind."""
     if store.startswith("file://"):
-        shutil.rmtree(Path(store.removeprefix("file://")).parent, ignore_errors=True)
+        folder = Path(store.removeprefix("file://")).parent
+        Path("/dev/shm", folder.name).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 

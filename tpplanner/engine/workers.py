@@ -191,6 +191,7 @@ class Workers:
                 process.wait()
         self._links = {}
         if self._folder is not None:
+            Path("/dev/shm", self._folder.name).unlink(missing_ok=True)  # of ranks that ended before all had it
             shutil.rmtree(self._folder, ignore_errors=True)
 
 

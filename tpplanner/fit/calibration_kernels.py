@@ -24,6 +24,7 @@ from tpplanner.fit.kernel_operators import (
 from tpplanner.fit.operator_profile import residuals_of
 
 _MIN_SIZES: Final = 3
+_MODES: Final = ("graph", "between")
 _CACHE_FACTOR: Final = 4.0
 """Arrays so many times larger than the last cache show the memory's bandwidth."""
 
@@ -125,14 +126,14 @@ def _peak(peaks: Peaks, dtype: str) -> float:
 
 
 def _curves(collective: pd.DataFrame, source: str) -> tuple[CollectiveError, ...]:
-    """One curve per operation and degree; inside graphs where that was measured."""
+    """One curve per operation and degree, of the mode that is nearest to an engine's step among those measured."""
     if collective.empty:
         return ()
     found = []
     for (op, tp), rows in collective.assign(tp=collective["tp"].astype(int)).groupby(["op", "tp"]):
         degree = int(str(tp))
-        in_graph = rows[rows["mode"] == "graph"]
-        chosen = rows if in_graph.empty else in_graph
+        modes = [mode for mode in _MODES if (rows["mode"] == mode).any()]
+        chosen = rows[rows["mode"] == modes[0]] if modes else rows
         if chosen["size_bytes"].nunique() < _MIN_SIZES:
             continue
         kind = CollectiveOp(str(op))
