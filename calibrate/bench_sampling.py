@@ -45,8 +45,14 @@ def prepare(case: Case, bench: Bench) -> Prepared:
     uniforms = torch.rand(rows, dtype=torch.float64, device=bench.device)
     slots, slots_S = list(range(rows)), torch.arange(rows, device=bench.device)
 
+    last_ids = torch.zeros(rows, dtype=torch.int64, device=bench.device)
+
     def call(i: int) -> Tensor:
-        return sample(logits[i % copies], table.select(slots), uniforms, counts, slots_S)
+        ids = sample(logits[i % copies], table.select(slots), uniforms, counts, slots_S)
+        # As in the engine's step: the next one finds the ids on the device, penalties count them.
+        last_ids.index_copy_(0, slots_S, ids)
+        counts.count(slots_S, ids)
+        return ids
 
     def check() -> None:
         ids = call(0)

@@ -4,12 +4,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 
-from tpplanner.api.calibration import ENGINE
+from tpplanner.api.calibration import ENGINE, SAMPLES
 from tpplanner.api.engine_bench import EngineRun, TaskTimes, engine_bench, task_times
 from tpplanner.api.simulation import simulate_question
 from tpplanner.domain.attention import GroupedQueryAttention
@@ -20,6 +19,7 @@ from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
 from tpplanner.engine.config import Delays, EngineConfig
 from tpplanner.errors import ProfileError, WorkloadError, reject
+from tpplanner.io.calibration_samples import read_machine
 from tpplanner.io.fitted_files import fitted_name, read_fitted
 from tpplanner.io.fitted_write import check_output, write_profile
 from tpplanner.io.model_config import load_model
@@ -153,7 +153,7 @@ def _cases(machine: Machine, models: Sequence[str], degrees: Sequence[int], batc
 
 def verified(
     root: Path, name: str, *, models: Sequence[str], degrees: Sequence[int], batches: Sequence[int], overwrite: bool = False,
-    report: Callable[[Mapping[str, object]], None] = lambda row: None, dtype: str = "fp32",
+    report: Callable[[Mapping[str, object]], None] = lambda row: None,
 ) -> tuple[dict[str, object], tuple[Path, ...]]:
     """Predict and run every case, and write both sides beside the profile of machine ``name``.
 
@@ -167,8 +167,6 @@ def verified(
         Tensor-parallel degrees, and clients of the closed loop.
     report
         Called after each case with its row.
-    dtype
-        Number format of weights and cache.
 
     Returns
     -------
@@ -185,13 +183,14 @@ def verified(
         reject(WorkloadError, "degrees and batches", "hold at least one number", (degrees, batches), "verify")
     check_output(root, name, FILES, overwrite=overwrite)
     machine = Machine(root / name, read_fitted(root / name / fitted_name(ENGINE)))
+    # What the engine runs in where --dtype does not say otherwise.
+    dtype = "fp32" if read_machine(root / name / SAMPLES)["device"] == "cpu" else "bf16"
     compared: list[Compared] = []
-    with TemporaryDirectory() as folder:
-        for spec, case in _cases(machine, list(models) or [tiny_model(Path(folder))], degrees, batches, dtype):
-            compared.append(run_case(machine, spec, case))
-            report(_row(compared[-1]))
+    for spec, case in _cases(machine, list(models) or [tiny_model(root / name / "tiny-model")], degrees, batches, dtype):
+        compared.append(run_case(machine, spec, case))
+        report(_row(compared[-1]))
     rows = [_row(c) for c in compared]
-    texts = (comparison_csv(rows), runs_csv(rows, machine=name, isl_tok=ISL_TOK, osl_tok=OSL_TOK))
+    texts = (comparison_csv(rows), runs_csv(rows, machine=name, dtype=dtype, isl_tok=ISL_TOK, osl_tok=OSL_TOK))
     files = {file: text.encode() for file, text in zip(FILES, texts, strict=True)}
     return asdict(verdict(compared)), write_profile(root, name, files, overwrite=overwrite)
 

@@ -1,5 +1,7 @@
 """``tpplanner profiles``."""
 
+from pathlib import Path
+
 import click
 
 from tpplanner.cli.profiles_import import import_command
@@ -51,6 +53,18 @@ def check(name: str) -> None:
     for doubt in doubts:
         click.echo(doubt)
     click.echo(f"{name}: valid, {len(doubts)} {'doubt' if len(doubts) == 1 else 'doubts'}")
+
+
+@profiles.command()
+@click.argument("first", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("second", type=click.Path(path_type=Path, dir_okay=False))
+def diff(first: Path, second: Path) -> None:
+    """Compare two fitted-<engine>.json files: which coefficients moved by more than their errors."""
+    from tpplanner.domain.fitted_drift import drift
+    from tpplanner.io.fitted_files import read_fitted
+    from tpplanner.report.drift_text import drift_text
+
+    click.echo(drift_text(drift(read_fitted(first), read_fitted(second)), first=str(first), second=str(second)))
 
 
 profiles.add_command(import_command)

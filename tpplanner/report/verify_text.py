@@ -63,7 +63,7 @@ def comparison_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def runs_csv(rows: Sequence[Row], *, machine: str, isl_tok: int, osl_tok: int) -> str:
+def runs_csv(rows: Sequence[Row], *, machine: str, dtype: str, isl_tok: int, osl_tok: int) -> str:
     """Return the measured side in the columns of ``tpplanner validate``; cases with injected time are left out."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -77,5 +77,5 @@ def runs_csv(rows: Sequence[Row], *, machine: str, isl_tok: int, osl_tok: int) -
         writer.writerow([f"{name}-tp{row['tp']}-{row['num_seqs']}-{row['loop']}", row["model"], machine,
                          f"tpplanner-{row['loop']}", row["tp"], isl_tok, osl_tok, row["num_seqs"],
                          f"{measured['ttft_s'] * 1e3:.6g}", f"{measured['tpot_s'] * 1e3:.6g}",
-                         f"{measured['throughput_tok_s']:.6g}", "fp32", row["num_seqs"], 2048, "tpplanner calibrate verify"])
+                         f"{measured['throughput_tok_s']:.6g}", dtype, row["num_seqs"], 2048, "tpplanner calibrate verify"])
     return out.getvalue()
