@@ -1,6 +1,7 @@
 """``python -m calibrate``: one run of the microbenchmarks, asked for on stdin; a JSON line per case on stdout."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,14 +12,18 @@ from tpplanner.io.calibration_samples import Ended, Progress, SessionAsked
 
 
 def main() -> None:
-    """Run the session, and tell how it ended."""
+    """Run the session, and tell how it ended; nobody to tell ends it, as after Ctrl-C, which the asking process takes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not come between the answers
     asked = msgspec.json.decode(sys.stdin.buffer.read(), type=SessionAsked)
 
     def tell(message: Progress | Ended) -> None:
-        answers.write(msgspec.json.encode(message) + b"\n")
-        answers.flush()
+        try:
+            answers.write(msgspec.json.encode(message) + b"\n")
+            answers.flush()
+        except OSError:
+            os._exit(0)
 
     try:
         from calibrate.session import run_session
@@ -28,8 +33,6 @@ def main() -> None:
         tell(Ended(error=str(error)))
     except ImportError as error:
         tell(Ended(error=f"calibrate: {error}: pip install 'tpplanner[engine]'"))
-    except KeyboardInterrupt:
-        tell(Ended(error="calibrate: interrupted; the samples are kept, run it again to go on"))
     else:
         tell(Ended(machine=machine, problems=tuple(problems)))
 

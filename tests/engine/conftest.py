@@ -1,8 +1,14 @@
 """Models for the engine: a real one, and small random ones."""
 
+import shutil
+
+import httpx
 import pytest
+from http_clients import PROMPT, WAIT_S, config, listening
 from smollm2 import UnavailableError, default_cache, smollm2_dir
 from tiny_models import OWN, VARIANTS, make_tiny
+
+from tpplanner.engine.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +47,32 @@ def family(request):
 @pytest.fixture(params=VARIANTS)
 def variant(request):
     return request.param
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A copy of a model that a test may break."""
+    return shutil.copytree(tiny("llama"), tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def engine(tiny):
+    with Engine(config(tiny("llama"))) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def client(engine):
+    with listening(engine) as url, httpx.Client(base_url=url, timeout=WAIT_S) as client:
+        yield client
+
+
+@pytest.fixture
+def body(engine):
+    """Return a body that greedily gives 12 tokens; ``None`` takes a field away."""
+
+    def make(**fields):
+        plain = {"model": engine.model_name, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+        return plain | fields
+
+    return make

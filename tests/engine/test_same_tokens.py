@@ -4,11 +4,11 @@ Everything is compared with t = 1, the sequential loop and ample KV blocks, whos
 (``test_parity.py``). Random numbers depend on a request's seed and the position alone, so sampled tokens are the same too.
 """
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from listeners import WAIT_S, Listener
 
 from tpplanner.domain.engine import Preemption, Switches
 from tpplanner.engine.config import EngineConfig
@@ -22,7 +22,6 @@ DIVIDED = Switches(seq_parallel_sampling=True)
 ALL = Switches(async_sched=True, early_feedback=True, seq_parallel_sampling=True)
 BLOCK = 16
 NUM_TOK = 20
-WAIT_S = 60.0
 
 PENALTIES = {"repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.3}
 POLICIES = (
@@ -194,33 +193,6 @@ def test_blocks_of_other_sizes(tiny, expected, tp, switches):
     with engine(tiny("llama"), tp, switches, kv_block_size_tok=5, num_kv_blocks=23, max_num_seqs=7,
                 max_num_batched_tokens=11) as running:
         assert assert_same(running, expected) > 0
-
-
-@dataclass
-class Listener:
-    """What the outputs of one request add up to; ``act`` runs after each, in the engine's thread."""
-
-    act: object = None
-    ids: list = field(default_factory=list)
-    text: str = ""
-    reason: str | None = None
-    num_ends: int = 0
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def __call__(self, output):
-        assert not self.num_ends, "an output after the last"
-        self.ids += output.new_ids
-        self.text += output.text
-        assert output.num_output_tok == len(self.ids)
-        if self.act is not None:
-            self.act(self, output)
-        if output.finish_reason is not None:
-            self.reason, self.num_ends = str(output.finish_reason), self.num_ends + 1
-            self.done.set()
-
-    def told(self):
-        assert self.done.wait(WAIT_S), f"no end after {len(self.ids)} tokens"
-        return self.ids, self.text, self.reason
 
 
 def hear_all(running, requests):
