@@ -10,18 +10,16 @@ import numpy as np
 
 from calibrate.bench import Bench, Plan
 from calibrate.samples import Case
-from tpplanner.domain.engine import Switches
+from tpplanner.domain.engine import LOOPS
 from tpplanner.domain.traffic import Traffic
 from tpplanner.engine.config import EngineConfig
 from tpplanner.engine.engine import Engine
 from tpplanner.engine.load import run_load
 from tpplanner.engine.sampling_params import SamplingParams
 from tpplanner.engine.timeline import StepRecord
-from tpplanner.io.calibration_samples import HOST_MODEL, Sample
+from tpplanner.io.calibration_samples import ENGINE_DTYPES, HOST_MODEL, Sample
 
 NAME = "host"
-LOOPS = {"sequential": Switches(),
-         "overlap": Switches(async_sched=True, early_feedback=True, seq_parallel_sampling=True)}
 _ISL, _OSL = 64, 40
 
 
@@ -55,7 +53,8 @@ def measure(asked: list[Case], bench: Bench) -> Iterator[list[Sample]]:
             own = [case for case in asked if case["loop"] == loop and case["tp"] == tp]
             most = max(int(case["num_seqs"]) for case in own)
             config = EngineConfig(model=folder, tp=tp, load_format="dummy", switches=LOOPS[loop], max_num_seqs=most,
-                                  num_kv_blocks=most * 8, device=bench.device.type, num_threads=1)
+                                  num_kv_blocks=most * 8, device=bench.device.type, num_threads=1, dtype=ENGINE_DTYPES[
+                                      bench.device.type])
             with Engine(config) as engine:
                 for case in own:
                     batch = int(case["num_seqs"])

@@ -47,14 +47,15 @@ def prepare(case: Case, bench: Bench) -> Prepared:
 
     def call(_: int) -> Tensor:
         functional.rms_norm(x, (hidden,), weight, 1e-5)
-        rotated = rotate(qkv[:, : heads + kv], cos_sin)
-        _q, k, v = torch.split(torch.cat((rotated, qkv[:, heads + kv:]), 1), [heads, kv, kv], dim=1)
+        v = torch.split(qkv, [heads, kv, kv], dim=1)[2]
+        _q, k = torch.split(rotate(qkv[:, : heads + kv], cos_sin), [heads, kv], dim=1)
         cache[0].index_copy_(1, slots, k.transpose(0, 1))
         cache[1].index_copy_(1, slots, v.transpose(0, 1))
         after = x + attended
         functional.rms_norm(after, (hidden,), weight, 1e-5)
         gate, up = gate_up.chunk(2, dim=-1)
-        return after + down * (functional.silu(gate) * up)[:, :1]
+        _activated = functional.silu(gate) * up
+        return after + down
 
     def check() -> None:
         call(0)

@@ -14,8 +14,8 @@ Case = Mapping[str, str | int]
 
 
 def key_of(case: Case) -> str:
-    """Text that is equal for equal cases."""
-    return msgspec.json.encode(dict(sorted(case.items()))).decode()
+    """Text that is equal for equal cases, whichever ``task`` of them a sample is of: these are written together."""
+    return msgspec.json.encode({k: v for k, v in sorted(case.items()) if k != "task"}).decode()
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -64,19 +64,19 @@ class SampleLog:
             os.truncate(path, end)
         return {key_of(sample.case) for sample in read_samples(path)}
 
-    def append(self, sample: Sample) -> None:
-        """Write a sample, whole or not at all.
+    def append(self, *samples: Sample) -> None:
+        """Write the samples of one case of one benchmark, all of them or none.
 
         Raises
         ------
         OutputError
             If it cannot be written, as where the disk is full; what was written before stays.
         """
-        path = self.path(sample.bench)
+        path = self.path(samples[0].bench)
         before = path.stat().st_size if path.exists() else 0
         try:
             with path.open("ab") as file:
-                file.write(_ENCODER.encode(sample) + b"\n")
+                file.write(b"".join(_ENCODER.encode(sample) + b"\n" for sample in samples))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -1,5 +1,7 @@
 """How much is measured: three minutes, ten, or all."""
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,22 +37,16 @@ DEFAULT_MODELS: Final = {
     "cpu": ("HuggingFaceTB/SmolLM2-135M-Instruct",),
     "cuda": ("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen3-0.6B"),
 }
-TINY: Final = EngineModel(
-    family="llama", hidden_size=256, num_layers=4, num_heads=8, num_kv_heads=4, head_dim=32, intermediate_size=704,
-    vocab_size=4096, max_context_tok=4096, eps=1e-5, rope_theta=1e4, rope_scaling=None, tied_embeddings=True, qkv_bias=False,
-    output_bias=False, qk_norm=False, dtype="float32", eos_ids=(2,))
-"""A second shape on CPUs, far from the first: efficiencies and the fixed cost of a call are told apart by it."""
-
-
 def plan_of(scope: str, device: str, models: tuple[EngineModel, ...], *, degrees: tuple[int, ...]) -> Plan:
     """What to measure on a device in a scope."""
     sizes = SCOPES[scope, device]
-    return Plan(models=(*models, TINY) if device == "cpu" else models, degrees=degrees, num_tok=sizes.num_tok,
+    return Plan(models=models, degrees=degrees, num_tok=sizes.num_tok,
                 context_tok=sizes.context_tok, dtypes=("fp32",) if device == "cpu" else ("bf16", "fp8"),
                 budget_s=sizes.budget_s)
 
 
-def engine_model(config: dict[str, object], folder: Path) -> EngineModel:
+def engine_model(config: Mapping[str, object]) -> EngineModel:
     """Read a model's facts as the engine does, from the keys of its config.json."""
-    (folder / "config.json").write_bytes(msgspec.json.encode(config))
-    return read_model(folder)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_bytes(msgspec.json.encode(config))
+        return read_model(folder)

@@ -1,7 +1,6 @@
 """One run of the suite on the machine at hand."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from calibrate.scopes import DEFAULT_MODELS, engine_model, plan_of
 from calibrate.suite import parts, run_suite
 from tpplanner.engine.model_config import EngineModel, read_model, read_object
 from tpplanner.errors import TpplannerError
-from tpplanner.io.calibration_samples import Progress, SessionAsked
+from tpplanner.io.calibration_samples import TINY_MODEL, Progress, SessionAsked
 from tpplanner.io.machine_names import machine_name
 from tpplanner.io.model_registry import find_packaged
 
@@ -27,14 +26,14 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda", 0) if name == "cuda" else torch.device("cpu")
 
 
-def _model(name: str, folder: Path) -> EngineModel:
+def _model(name: str) -> EngineModel:
     """Facts of a model directory, or of a packaged model."""
     if Path(name).is_dir():
         return read_model(name)
     packaged = find_packaged(name)
     if packaged is None:
         raise TpplannerError(f"--model: {name!r} is no model directory and no packaged model (tpplanner models lists them)")
-    return engine_model(read_object(packaged.config), folder)
+    return engine_model(read_object(packaged.config))
 
 
 def run_session(asked: SessionAsked, report: Callable[[Progress], None]) -> tuple[str, list[str]]:
@@ -44,8 +43,10 @@ def run_session(asked: SessionAsked, report: Callable[[Progress], None]) -> tupl
     torch.set_grad_enabled(False)
     on_gpu = chosen.type == "cuda"
     num_devices = torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as folder:
-        models = tuple(_model(name, Path(folder)) for name in asked.models or DEFAULT_MODELS[chosen.type])
+    models = tuple(_model(name) for name in asked.models or DEFAULT_MODELS[chosen.type])
+    if not on_gpu:
+        # A second shape, far from the first: efficiencies and the fixed cost of a call are told apart by it.
+        models = (*models, engine_model(TINY_MODEL))
     plan = plan_of(asked.scope, chosen.type, models, degrees=asked.degrees or ((1, 2, 4, 8) if on_gpu else (1, 2)))
     bench = Bench(device=chosen, nvml=Nvml(0 if on_gpu else None))
     facts = machine_facts(chosen, num_threads=1)

@@ -88,18 +88,6 @@ def parts(plan: Plan, bench: Bench, *, num_devices: int) -> list[Part]:
     return found
 
 
-def _left(part: Part, done: set[str]) -> list[Case]:
-    """Cases that no sample is there of; tasks of one case come together."""
-    covered = {key_of({k: v for k, v in dict(_decoded(key)).items() if k != "task"}) for key in done}
-    return [case for case in part.cases if key_of(case) not in covered]
-
-
-def _decoded(key: str) -> dict[str, str | int]:
-    import msgspec
-
-    return msgspec.json.decode(key, type=dict[str, str | int])
-
-
 def run_suite(parts_: list[Part], log: SampleLog, report: Callable[[Progress], None]) -> list[str]:
     """Measure what is left, and return what went wrong.
 
@@ -108,15 +96,15 @@ def run_suite(parts_: list[Part], log: SampleLog, report: Callable[[Progress], N
     OutputError
         If a sample cannot be written; what is written stays.
     """
-    left = {part.name: _left(part, log.done(part.name)) for part in parts_}
-    num_cases, num_done, problems = sum(len(part.cases) for part in parts_), 0, []
+    done = {part.name: log.done(part.name) for part in parts_}
+    left = {part.name: [case for case in part.cases if key_of(case) not in done[part.name]] for part in parts_}
+    num_cases, problems = sum(len(part.cases) for part in parts_), []
     num_done = num_cases - sum(map(len, left.values()))
     begin_s, num_here = time.perf_counter(), 0
     for part in parts_:
         try:
             for samples in part.measure(left[part.name]) if left[part.name] else ():
-                for sample in samples:
-                    log.append(sample)
+                log.append(*samples)
                 num_done, num_here = num_done + 1, num_here + 1
                 each_s = (time.perf_counter() - begin_s) / num_here
                 notes = "; ".join(dict.fromkeys(s.note for s in samples if s.note))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpplanner.cost.kernels import gemm_kernel_s
+from tpplanner.cost.work import work_of
 from tpplanner.domain.engine import SamplingPolicy
 from tpplanner.domain.engine_fit import with_engine_fit
 from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom, apply_kernels
@@ -17,6 +18,7 @@ from tpplanner.fit.calibration_host import fit_engine, layer_bytes
 from tpplanner.fit.calibration_kernels import Peaks, fit_kernels, measured_peaks
 from tpplanner.fit.task_lines import fit_parts
 from tpplanner.io.fitted_files import decode_fitted, encode_fitted
+from tpplanner.io.model_config import load_model
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_hardware import load_hardware
 
@@ -197,3 +199,18 @@ def test_a_machine_takes_the_bandwidth_of_its_small_operations(fit):
         machine="h200", engine="tpplanner", kernels=Kernels(), collectives=(), serving=None, host=fit,
         made_from=MadeFrom(package="tpplanner calibrate", version="1", tables=(), notice="Measured here."))
     assert apply_kernels(machine, profile).efficiency.elementwise_memory.value == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("model", ["HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.1-8B-Instruct"])
+def test_bytes_of_a_layer_are_those_of_the_cost_model(model):
+    spec = load_model(model)
+    (group,) = spec.layer_groups
+    heads = group.attention
+    rows = pd.DataFrame([{"dtype": spec.precision.base.name, "num_tok": 3, "hidden_size": spec.hidden_size,
+                          "num_heads": heads.num_heads, "num_kv_heads": heads.num_kv_heads, "head_dim": heads.head_dim,
+                          "num_columns": group.mlp.intermediate_size}])
+    work = work_of(spec)
+    # The cost model counts the last norm and the embedding beside the layers.
+    outside = 2 * spec.hidden_size * spec.precision.base.num_bytes
+    per_tok = work.replicated_activation_bytes_per_tok - outside + work.sharded_activation_bytes_per_tok
+    assert layer_bytes(rows)[0] == pytest.approx(3 * per_tok / spec.num_layers, rel=1e-12)

@@ -3,13 +3,14 @@
 import errno
 import os
 
+import msgspec
 import pytest
 
 from calibrate.samples import SampleLog, key_of
 from tpplanner.errors import OutputError, ProfileError
 from tpplanner.io.calibration_samples import Sample, read_machine, read_samples, sample_frame
 
-FACTS = {"device": "cpu", "name": "A CPU", "torch": "2.13"}
+FACTS = {"device": "cpu", "name": "A CPU", "torch": "2.13", "num_cores": 2, "cache_bytes": 1 << 25, "host_memory_bytes": 1 << 34}
 
 
 def sample(num_tok, times=(3.0, 1.0, 2.0), **more):
@@ -78,3 +79,34 @@ def test_a_frame_has_the_median_and_leaves_out_what_did_not_run(tmp_path):
 def test_a_folder_without_samples_says_how_to_get_some(tmp_path):
     with pytest.raises(ProfileError, match="holds no samples; tpplanner calibrate takes them"):
         read_machine(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["device", "name", "num_cores", "cache_bytes", "host_memory_bytes"])
+def test_a_machine_that_lacks_a_fact_is_refused(tmp_path, missing):
+    SampleLog(tmp_path, FACTS)
+    (tmp_path / "machine.json").write_bytes(msgspec.json.encode({k: v for k, v in FACTS.items() if k != missing}))
+    with pytest.raises(ProfileError, match=rf"machine\.json: .*`{missing}`"):
+        read_machine(tmp_path)
+
+
+@pytest.mark.parametrize(("case", "times", "words"), [
+    ({"num_tok": 1}, [1.0], r"line 2 must say dtype, got"),
+    ({"num_tok": 1, "dtype": "fp32"}, [-1.0], r"line 2: times_s must be finite and >= 0, got -1"),
+    ({"num_tok": 1, "dtype": "fp32"}, [1e999], r"line 2"),
+])
+def test_a_sample_that_no_fit_can_use_is_named(tmp_path, case, times, words):
+    log = SampleLog(tmp_path, FACTS)
+    log.append(sample(1))
+    with log.path("gemm").open("ab") as file:
+        file.write(msgspec.json.encode({"bench": "gemm", "case": case, "times_s": times, "timer": "host"}) + b"\n")
+    with pytest.raises(ProfileError, match=rf"gemm\.jsonl: {words}"):
+        sample_frame(tmp_path, "gemm", ("num_tok", "dtype"))
+
+
+def test_the_tasks_of_one_case_are_written_together(tmp_path, monkeypatch):
+    log = SampleLog(tmp_path, FACTS)
+    case = {"loop": "overlap", "tp": 1}
+    tasks = [Sample(bench="host", case={**case, "task": task}, times_s=[1.0], timer="host") for task in ("schedule", "exposed")]
+    log.append(*tasks)
+    assert log.done("host") == {key_of(case)}
+    assert len(list(read_samples(log.path("host")))) == 2

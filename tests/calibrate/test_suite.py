@@ -9,10 +9,12 @@ from calibrate import bench_attention, bench_collectives, bench_gemm, bench_host
 from calibrate.bench import Bench, Plan, WrongAnswerError, close_to
 from calibrate.machine import Nvml, last_level_cache_bytes, machine_facts
 from calibrate.samples import SampleLog
-from calibrate.scopes import SCOPES, TINY, plan_of
+from calibrate.scopes import SCOPES, engine_model, plan_of
 from calibrate.suite import Part, parts, run_suite
-from tpplanner.io.calibration_samples import read_samples
+from tpplanner.domain.engine import LOOPS
+from tpplanner.io.calibration_samples import TINY_MODEL, read_samples
 
+TINY = engine_model(TINY_MODEL)
 PLAN = Plan(models=(TINY,), degrees=(1, 2), num_tok=(1, 4), context_tok=(40,), dtypes=("fp32",), budget_s=0.0)
 
 
@@ -70,10 +72,10 @@ def test_collectives_of_two_ranks(bench):
 
 
 def test_host_tasks_of_both_loops(bench):
-    cases = [{"loop": loop, "tp": 1, "num_seqs": 3} for loop in bench_host.LOOPS]
+    cases = [{"loop": loop, "tp": 1, "num_seqs": 3} for loop in LOOPS]
     samples = [s for several in bench_host.measure(cases, bench) for s in several]
     tasks = {"schedule", "prepare_input", "process_output", "exposed", "deliver", "reply", "device"}
-    assert {(s.case["loop"], s.case["task"]) for s in samples} == {(loop, task) for loop in bench_host.LOOPS for task in tasks}
+    assert {(s.case["loop"], s.case["task"]) for s in samples} == {(loop, task) for loop in LOOPS for task in tasks}
     assert all(len(s.times_s) > 20 for s in samples)
 
 
@@ -152,4 +154,4 @@ def test_a_larger_scope_holds_a_smaller_one():
     for device in ("cpu", "cuda"):
         sizes = [set(SCOPES[scope, device].num_tok) for scope in ("quick", "default", "full")]
         assert len(sizes[0]) < len(sizes[1]) < len(sizes[2])
-    assert plan_of("quick", "cpu", (), degrees=(1,)).models == (TINY,)
+    assert plan_of("quick", "cpu", (TINY,), degrees=(1,)).dtypes == ("fp32",)

@@ -146,3 +146,19 @@ def test_help_says_what_each_does(run):
     assert "anchor" in out
     assert "serving" in out
     assert "narrows the intervals" in " ".join(run("calibrate", "anchor", "--help")[1].split())
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--tp", "0"), "--tp must be numbers from 1 to 9999 such as 1,2,4, got '0'"),
+    (("--tp", "²"), "--tp must be numbers"),
+    (("--quick", "fit"), "options of calibrate itself must not stand before fit, got 'scope'"),
+    (("verify", "--batch", "one"), "--batch must be numbers from 1 to 9999"),
+    (("fit",), "holds samples of no machine"),
+    (("fit", "--machine", "mine"), "--machine: no samples of mine"),
+])
+def test_bad_flags_are_one_line_and_nothing_is_written(run, work, arguments, message):
+    before = files(work)
+    code, out, err = run("calibrate", *arguments)
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert message in err
+    assert files(work) == before

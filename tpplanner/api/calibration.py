@@ -22,6 +22,7 @@ from tpplanner.errors import ProfileError, TpplannerError, nearest
 from tpplanner.io.calibration_samples import (
     HOST_CONTEXT_TOK,
     HOST_MODEL,
+    PLANNER_DTYPES,
     Ended,
     Progress,
     SessionAsked,
@@ -42,7 +43,15 @@ FloatArray = NDArray[np.float64]
 ENGINE: Final = "tpplanner"
 """Name under which the engine of this package is measured."""
 SAMPLES: Final = "samples"
-BENCHES: Final = ("gemm", "decode_attention", "prefill_attention", "layer", "sampling", "collective", "host", "memory")
+_HEADS: Final = ("num_heads", "num_kv_heads", "head_dim")
+BENCHES: Final = {
+    "gemm": ("dtype", "num_tok", "out_features", "in_features"),
+    "decode_attention": ("kv_dtype", "num_seqs", "context_tok", *_HEADS),
+    "prefill_attention": ("kv_dtype", "isl_tok", "prefix_tok", *_HEADS),
+    "layer": ("dtype", "num_tok", "hidden_size", "num_columns", *_HEADS),
+    "sampling": ("policy", "num_rows", "vocab_size"), "collective": ("op", "tp", "mode", "size_bytes"),
+    "host": ("loop", "tp", "num_seqs", "task"), "memory": ("size_bytes", "moved_bytes")}
+"""Benchmarks that a fit reads, and what their samples must say."""
 _DECODER: Final = msgspec.json.Decoder(Progress | Ended)
 _NOTICE: Final = "Measured on this machine by tpplanner calibrate."
 
@@ -68,7 +77,7 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
     from tpplanner.fit.calibration_kernels import Peaks, fit_kernels, measured_peaks
 
     facts = read_machine(folder)
-    frames = {name: sample_frame(folder, name) for name in BENCHES}
+    frames = {name: sample_frame(folder, name, columns) for name, columns in BENCHES.items()}
     missing = [name for name in BENCHES if frames[name].empty and name != "collective"]
     if missing:
         raise ProfileError(f"{folder}: has no samples of {', '.join(missing)}; run tpplanner calibrate again, it goes on")
@@ -84,7 +93,7 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
                           collective=frames["collective"], peaks=peaks, source=source)
     host = fit_engine(host=frames["host"], sampling=frames["sampling"], layer=frames["layer"], hbm_bytes_s=peaks.bytes_s,
                       source=source)
-    host = fit_step_overhead(frames["host"], host, _pieces(machine, sheet, kernels, host))
+    host = fit_step_overhead(frames["host"], host, _pieces(machine, PLANNER_DTYPES[facts["device"]], sheet, kernels, host))
     tables = tuple(SourceTable(path=f"{SAMPLES}/{name}.jsonl", framework_version=str(facts.get("torch")),
                                num_rows=len(frame)) for name, frame in frames.items() if not frame.empty)
     profile = FittedProfile(
@@ -94,14 +103,16 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
     return profile, kernels.evidence, sheet
 
 
-def _pieces(machine: str, sheet: str | None, kernels: "CalibratedKernels", host: EngineFit) -> Callable[[FloatArray], FloatArray]:
+def _pieces(
+    machine: str, dtype: str, sheet: str | None, kernels: "CalibratedKernels", host: EngineFit
+) -> Callable[[FloatArray], FloatArray]:
     """Forward and sampling that the fitted pieces predict for the model of the host tasks, over the sequences [s]."""
     from tpplanner.cost.step_time import step_time
     from tpplanner.domain.step import Batch
 
     with TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_bytes(msgspec.json.encode(HOST_MODEL))
-        model = load_model(folder, dtype="fp32" if sheet is not None else None)
+        model = load_model(folder, dtype=dtype)
         if sheet is None:
             hardware = load_hardware(machine)
         else:
@@ -228,7 +239,7 @@ def take_samples(
                          degrees=tuple(degrees))
     command = [sys.executable, "-m", "calibrate"]
     # What a worker of the engine finds in its environment, so that what is timed is what it does.
-    with subprocess.Popen(command, env=worker_environment(EngineConfig(model="", tp=2)), stdin=subprocess.PIPE,
+    with subprocess.Popen(command, env=worker_environment(EngineConfig(model="", num_threads=1)), stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None

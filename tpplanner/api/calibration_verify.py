@@ -9,25 +9,23 @@ from typing import Any, Final
 import numpy as np
 
 from tpplanner.api.calibration import ENGINE, SAMPLES
-from tpplanner.api.engine_bench import EngineRun, TaskTimes, engine_bench, task_times
+from tpplanner.api.engine_bench import EngineRun, engine_bench, task_times
 from tpplanner.api.simulation import simulate_question
 from tpplanner.domain.attention import GroupedQueryAttention
-from tpplanner.domain.engine import EngineProfile, Switches
+from tpplanner.domain.engine import LOOPS, EngineProfile
 from tpplanner.domain.engine_fit import with_engine_fit
 from tpplanner.domain.fitted_profile import FittedProfile, apply_kernels
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
 from tpplanner.engine.config import Delays, EngineConfig
 from tpplanner.errors import ProfileError, WorkloadError, reject
-from tpplanner.io.calibration_samples import read_machine
+from tpplanner.io.calibration_samples import ENGINE_DTYPES, PLANNER_DTYPES, TINY_MODEL, read_machine
 from tpplanner.io.fitted_files import fitted_name, read_fitted
 from tpplanner.io.fitted_write import check_output, write_profile
 from tpplanner.io.model_config import load_model
 from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_hardware import load_hardware
 
-LOOPS: Final = {"sequential": Switches(),
-                "overlap": Switches(async_sched=True, early_feedback=True, seq_parallel_sampling=True)}
 ISL_TOK: Final = 64
 OSL_TOK: Final = 32
 FILES: Final = ("verify.csv", "runs.csv")
@@ -100,14 +98,14 @@ def predict(machine: Machine, model: ModelSpec, case: Case, *, num_kv_blocks: in
     engine, shape = machine.engine(case.loop, case.injected_s), padded(model, case.tp)
     step = step_time(shape, machine.hardware, engine, tp=float(case.tp),
                      batch=Batch(num_decode_seqs=float(case.num_seqs), decode_context_tok=ISL_TOK + OSL_TOK / 2))
-    simulated = simulate_question(
+    degree = simulate_question(
         tp=case.tp, traffic={"isl": ISL_TOK, "osl": OSL_TOK, "num_requests": num_requests}, options={"ramp_s": 0.0},
         asked={"model": shape, "gpus": (case.tp, machine.hardware), "engine": engine, "concurrency": case.num_seqs,
                "num_gpu_blocks": num_kv_blocks, "max_num_seqs": case.num_seqs, "max_num_batched_tokens": 2048},
-    ).degree(case.tp).outcome
-    assert simulated is not None
-    assert simulated.tpot is not None
-    assert simulated.ttft is not None
+    ).degree(case.tp)
+    simulated = degree.outcome
+    if simulated is None or simulated.tpot is None or simulated.ttft is None:
+        raise WorkloadError(f"calibrate verify: {case.model} at TP {case.tp}: the planner cannot run it: {degree.reason_detail}")
     forward = step.linear_s + step.attention_s + step.elementwise_s + step.launch_s + step.comm_s
     return {"schedule_s": float(step.schedule_s), "prepare_input_s": float(step.prepare_input_s), "forward_s": float(forward),
             "sampling_s": float(step.sampling_s), "process_output_s": float(step.process_output_s),
@@ -116,16 +114,15 @@ def predict(machine: Machine, model: ModelSpec, case: Case, *, num_kv_blocks: in
 
 
 def _measured(run: EngineRun, case: Case) -> dict[str, float]:
-    times: TaskTimes | None = task_times(run.steps, num_decode_seqs=case.num_seqs)
-    assert times is not None
-    assert run.tpot is not None
-    assert run.ttft is not None
+    times = task_times(run.steps, num_decode_seqs=case.num_seqs)
+    if times is None or run.tpot is None or run.ttft is None:
+        raise WorkloadError(f"calibrate verify: no step decoded all {case.num_seqs} sequences at once; give a smaller --batch")
     names = ("schedule_s", "prepare_input_s", "forward_s", "sampling_s", "process_output_s", "step_s")
     return {**{name: getattr(times, name) for name in names}, "throughput_tok_s": run.throughput_tok_s,
             "tpot_s": run.tpot.mean_s, "ttft_s": run.ttft.mean_s, "num_kv_blocks": float(run.num_kv_blocks)}
 
 
-def run_case(machine: Machine, model: ModelSpec, case: Case) -> Compared:
+def run_case(machine: Machine, model: ModelSpec, case: Case, *, device: str) -> Compared:
     """Predict first, then run."""
     num_requests, blocks = 2 * case.num_seqs, case.num_seqs * (-(-(ISL_TOK + OSL_TOK) // 16) + 2)
     predicted = predict(machine, model, case, num_kv_blocks=blocks, num_requests=num_requests)
@@ -133,7 +130,8 @@ def run_case(machine: Machine, model: ModelSpec, case: Case) -> Compared:
     config = EngineConfig(
         model=case.model, tp=case.tp, load_format="auto" if any(folder.glob("*.safetensors")) else "dummy",
         switches=LOOPS[case.loop], num_kv_blocks=blocks, max_num_seqs=case.num_seqs, max_num_batched_tokens=2048, num_threads=1,
-        max_context_tok=1024, delays=Delays(schedule_s=third, prepare_input_s=third, process_output_s=third))
+        max_context_tok=1024, device=device, dtype=ENGINE_DTYPES[device],
+        delays=Delays(schedule_s=third, prepare_input_s=third, process_output_s=third))
     run = engine_bench(config, {"isl": ISL_TOK, "osl": OSL_TOK, "num_requests": num_requests}, concurrency=case.num_seqs)
     return Compared(case=case, predicted=predicted, measured=_measured(run, case))
 
@@ -183,11 +181,11 @@ def verified(
         reject(WorkloadError, "degrees and batches", "hold at least one number", (degrees, batches), "verify")
     check_output(root, name, FILES, overwrite=overwrite)
     machine = Machine(root / name, read_fitted(root / name / fitted_name(ENGINE)))
-    # What the engine runs in where --dtype does not say otherwise.
-    dtype = "fp32" if read_machine(root / name / SAMPLES)["device"] == "cpu" else "bf16"
+    device = read_machine(root / name / SAMPLES)["device"]
+    dtype = PLANNER_DTYPES[device]
     compared: list[Compared] = []
     for spec, case in _cases(machine, list(models) or [tiny_model(root / name / "tiny-model")], degrees, batches, dtype):
-        compared.append(run_case(machine, spec, case))
+        compared.append(run_case(machine, spec, case, device=device))
         report(_row(compared[-1]))
     rows = [_row(c) for c in compared]
     texts = (comparison_csv(rows), runs_csv(rows, machine=name, dtype=dtype, isl_tok=ISL_TOK, osl_tok=OSL_TOK))
@@ -200,13 +198,9 @@ def _row(compared: Compared) -> dict[str, object]:
 
 
 def tiny_model(folder: Path) -> str:
-    """Write the config.json of a small random model, and return its folder."""
+    """Write the config.json of the small random model, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "num_hidden_layers": 4,
-              "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "intermediate_size": 704, "vocab_size": 4096,
-              "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True,
-              "torch_dtype": "float32", "hidden_act": "silu"}
-    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "config.json").write_text(json.dumps(TINY_MODEL), encoding="utf-8")
     return str(folder)
 
 

@@ -1,8 +1,10 @@
 """``tpplanner calibrate``: microbenchmarks of the machine at hand, and fits to samples and to serving runs."""
 
+import re
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from tpplanner.errors import WorkloadError, reject
 
@@ -33,6 +35,10 @@ def calibrate(context: click.Context, *, scope: str | None, models: tuple[str, .
     Samples go to OUT/<machine>/samples as they are taken; an interrupted run goes on where it stopped. About ten minutes.
     """
     if context.invoked_subcommand is not None:
+        given = [name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+        if given:
+            reject(WorkloadError, "options of calibrate itself", f"not stand before {context.invoked_subcommand}",
+                   ", ".join(sorted(given)))
         return
     from tpplanner.api.calibration import take_samples
     from tpplanner.cli.calibrate_progress import shown_progress
@@ -40,19 +46,19 @@ def calibrate(context: click.Context, *, scope: str | None, models: tuple[str, .
 
     with shown_progress() as report:
         run = take_samples(output_folder(out), scope=scope or "default", machine=machine, models=models, device=device,
-                           degrees=_degrees(degrees), report=report)
+                           degrees=_numbers("--tp", degrees), report=report)
     for problem in run.problems:
         click.echo(f"warning: {problem}", err=True)
     click.echo(str(run.folder))
     click.echo(f"next: tpplanner calibrate fit --machine {run.machine}" + (f" --out {out}" if out else ""), err=True)
 
 
-def _degrees(text: str | None) -> tuple[int, ...]:
+def _numbers(flag: str, text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     parts = text.split(",")
-    if not all(part.strip().isdigit() and 0 < int(part) <= 1024 for part in parts):
-        reject(WorkloadError, "--tp", "be degrees such as 1,2,4", text)
+    if not all(re.fullmatch(r"\s*[1-9][0-9]{0,3}\s*", part) for part in parts):
+        reject(WorkloadError, flag, "be numbers from 1 to 9999 such as 1,2,4", text)
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
@@ -89,10 +95,11 @@ def verify_command(*, models: tuple[str, ...], degrees: str, batches: str, machi
     from tpplanner.io.fitted_write import output_folder
     from tpplanner.report.verify_text import header, line, verdict_text
 
+    heads = iter([header()])
     root = output_folder(out)
-    click.echo(header())
-    verdict, paths = verified(root, chosen_machine(root, machine), models=models, degrees=_degrees(degrees),
-                              batches=_degrees(batches), overwrite=overwrite, report=lambda row: click.echo(line(row)))
+    verdict, paths = verified(
+        root, degrees=_numbers("--tp", degrees), batches=_numbers("--batch", batches), name=chosen_machine(root, machine),
+        models=models, overwrite=overwrite, report=lambda row: click.echo("\n".join([*heads, line(row)])))
     click.echo(verdict_text(verdict))
     _report(paths)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from tpplanner.domain.checks import check_count, check_real
 from tpplanner.domain.quantity import Quantity
@@ -72,6 +73,13 @@ class Switches:
     def __post_init__(self) -> None:
         if self.early_feedback and not self.async_sched:
             reject(ProfileError, "early_feedback", "be off where async_sched is off", "on")
+
+
+LOOPS: Final[Mapping[str, Switches]] = {
+    "sequential": Switches(),
+    "overlap": Switches(async_sched=True, early_feedback=True, seq_parallel_sampling=True),
+}
+"""The two loops of this package's engine, by the names of ``--engine`` and of the profiles ``tpplanner-<loop>``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,6 +1,7 @@
 """Kernels and collectives from raw samples of one machine, and the peak rates of a machine that has no datasheet."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import pandas as pd
 from tpplanner.domain.dtypes import DTYPES
 from tpplanner.domain.fit_evidence import CollectiveError, FitEvidence, KernelResiduals
 from tpplanner.domain.hardware import CollectiveOp
-from tpplanner.domain.kernels import Kernels
+from tpplanner.domain.kernels import Kernel, Kernels
 from tpplanner.errors import ProfileError, reject
 from tpplanner.fit.collective_fits import collective_held_out, fit_collective
 from tpplanner.fit.kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
@@ -17,6 +18,7 @@ from tpplanner.fit.kernel_operators import (
     DECODE_SIZES,
     GEMM_SIZES,
     PREFILL_SIZES,
+    Operator,
     decode_operator,
     gemm_operator,
     prefill_operator,
@@ -85,9 +87,11 @@ def fit_kernels(
         If samples are missing or hold nonsense.
     """
     gemms = [_gemm(rows, str(dtype), peaks, source) for dtype, rows in gemm.groupby("dtype")]
-    decodes = [_decode(rows, str(dtype), peaks, source) for dtype, rows in decode.assign(window_tok=0.0).groupby("kv_dtype")]
+    decodes = [_attention("decode_attention", rows, peaks, source, fit=fit_decode_attention, operator=decode_operator,
+                          sizes=DECODE_SIZES) for _, rows in decode.assign(window_tok=0.0).groupby("kv_dtype")]
     whole = prefill[prefill["prefix_tok"] == 0].assign(window_tok=0.0, num_seqs=1.0)
-    prefills = [_prefill(rows, str(dtype), peaks, source) for dtype, rows in whole.groupby("kv_dtype")]
+    prefills = [_attention("prefill_attention", rows, peaks, source, fit=fit_prefill_attention, operator=prefill_operator,
+                           sizes=PREFILL_SIZES) for _, rows in whole.groupby("kv_dtype")]
     kernels: dict[str, Any] = {name: {r.kernel.dtype: r.kernel for r in found} for name, found in (
         ("gemm", gemms), ("decode_attention", decodes), ("prefill_attention", prefills))}
     return CalibratedKernels(
@@ -104,20 +108,15 @@ def _gemm(rows: pd.DataFrame, dtype: str, peaks: Peaks, source: str) -> KernelRe
     return residuals_of("gemm", kernel, operator, rows, GEMM_SIZES)
 
 
-def _decode(rows: pd.DataFrame, dtype: str, peaks: Peaks, source: str) -> KernelResiduals:
-    peak, num_bytes = _peak(peaks, "bf16"), _num_bytes(dtype)
-    kernel = fit_decode_attention(rows, kv_dtype=dtype, kv_element_bytes=num_bytes, peak_flop_s=peak,
-                                  hbm_bytes_s=peaks.bytes_s, source=source)
-    operator = decode_operator(kv_element_bytes=num_bytes, flop_s=peak, hbm_bytes_s=peaks.bytes_s)
-    return residuals_of("decode_attention", kernel, operator, rows, DECODE_SIZES)
-
-
-def _prefill(rows: pd.DataFrame, dtype: str, peaks: Peaks, source: str) -> KernelResiduals:
-    peak, num_bytes = _peak(peaks, "bf16"), _num_bytes(dtype)
-    kernel = fit_prefill_attention(rows, kv_dtype=dtype, kv_element_bytes=num_bytes, peak_flop_s=peak,
-                                   hbm_bytes_s=peaks.bytes_s, source=source)
-    operator = prefill_operator(kv_element_bytes=num_bytes, flop_s=peak, hbm_bytes_s=peaks.bytes_s)
-    return residuals_of("prefill_attention", kernel, operator, rows, PREFILL_SIZES)
+def _attention(
+    name: str, rows: pd.DataFrame, peaks: Peaks, source: str, *, fit: Callable[..., Kernel],
+    operator: Callable[..., Operator[Any]], sizes: Sequence[str],
+) -> KernelResiduals:
+    """Fit one format of the cache; the arithmetic is bounded by the peak that the planner takes for attention."""
+    dtype, peak = str(rows["kv_dtype"].iloc[0]), _peak(peaks, "bf16")
+    num_bytes = _num_bytes(dtype)
+    kernel = fit(rows, kv_dtype=dtype, kv_element_bytes=num_bytes, peak_flop_s=peak, hbm_bytes_s=peaks.bytes_s, source=source)
+    return residuals_of(name, kernel, operator(kv_element_bytes=num_bytes, flop_s=peak, hbm_bytes_s=peaks.bytes_s), rows, sizes)
 
 
 def _peak(peaks: Peaks, dtype: str) -> float:

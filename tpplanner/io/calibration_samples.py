@@ -1,14 +1,15 @@
 """Raw samples of microbenchmarks: JSON lines, one per case, and the facts of the machine beside them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import pandas as pd
 
-from tpplanner.errors import ProfileError
+from tpplanner.errors import ProfileError, reject
 
 MACHINE_FILE: Final = "machine.json"
 HOST_MODEL: Final = {
@@ -17,6 +18,14 @@ HOST_MODEL: Final = {
     "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "eos_token_id": 2, "torch_dtype": "float32",
     "hidden_act": "silu", "tie_word_embeddings": False}
 """config.json of the model with which host tasks are measured: one small layer."""
+TINY_MODEL: Final = HOST_MODEL | {
+    "hidden_size": 256, "num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 32, "intermediate_size": 704,
+    "vocab_size": 4096, "tie_word_embeddings": True}
+"""A small random model: a second shape beside the real one on CPUs, and what is verified where no model is named."""
+ENGINE_DTYPES: Final = {"cpu": "float32", "cuda": "bfloat16"}
+"""Number formats in which the engine is measured, by device."""
+PLANNER_DTYPES: Final = {"cpu": "fp32", "cuda": "bf16"}
+"""The same, as the planner names them."""
 HOST_CONTEXT_TOK: Final = 84
 """Mean context of its measured steps: prompts of 64, half of 40 tokens of output."""
 
@@ -88,29 +97,54 @@ def read_samples(path: Path) -> Iterator[Sample]:
                 raise ProfileError(f"{path}: line {number}: {error}") from None
 
 
+class _MachineFacts(msgspec.Struct):
+    """What a fit needs to know of a machine; there are more facts in the file."""
+
+    device: Literal["cpu", "cuda"]
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    num_cores: Annotated[int, msgspec.Meta(ge=1)]
+    cache_bytes: Annotated[int, msgspec.Meta(ge=1)]
+    host_memory_bytes: Annotated[int, msgspec.Meta(ge=1)]
+
+
 def read_machine(folder: Path) -> Mapping[str, Any]:
     """Facts of the machine whose samples a folder holds.
 
     Raises
     ------
     ProfileError
-        If the folder holds none.
+        If the folder holds none, or a fact is missing.
     """
     path = folder / MACHINE_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        facts = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        msgspec.convert(facts, _MachineFacts)
+        return facts
     except FileNotFoundError:
         raise ProfileError(f"{folder}: holds no samples; tpplanner calibrate takes them") from None
     except (OSError, msgspec.DecodeError) as error:
         raise ProfileError(f"{path}: {error}") from None
 
 
-def sample_frame(folder: Path, bench: str) -> pd.DataFrame:
+def sample_frame(folder: Path, bench: str, columns: Sequence[str] = ()) -> pd.DataFrame:
     """One row per case that ran: its sizes, other readings, and ``latency_s``, the median of the iterations [s].
 
     Empty where the benchmark has no file.
+
+    Raises
+    ------
+    ProfileError
+        If a sample lacks one of ``columns``, or a time makes no sense: the file and the line.
     """
-    path = folder / f"{bench}.jsonl"
-    samples = read_samples(path) if path.exists() else ()
-    return pd.DataFrame([{**sample.case, **sample.values, "timer": sample.timer, "latency_s": median(sample.times_s)}
-                         for sample in samples if sample.times_s])
+    path, rows = folder / f"{bench}.jsonl", []
+    for number, sample in enumerate(read_samples(path) if path.exists() else (), 1):
+        row = {**sample.case, **sample.values, "timer": sample.timer}
+        missing = [name for name in columns if name not in row]
+        if missing:
+            reject(ProfileError, f"line {number}", f"say {', '.join(missing)}", list(row), str(path))
+        if sample.times_s:
+            row["latency_s"] = median(sample.times_s)
+            if not 0 <= min(sample.times_s) <= max(sample.times_s) < inf:
+                reject(ProfileError, f"line {number}: times_s", "be finite and >= 0", min(sample.times_s), str(path))
+            rows.append(row)
+    return pd.DataFrame(rows)
