@@ -38,9 +38,13 @@ slow: $(VENV)/.dev
 
 # Predictions against published runs: limits on the errors and on the decisions, and no change that nobody accepted.
 # A change that is meant: make validate ACCEPT=--accept
+# Then the engine of this package on a machine that was calibrated: recorded runs against the fit of its microbenchmarks.
+# A new recording: python benchmarks/record_verify.py profiles/<machine>
 validate: $(VENV)/.demo
 	$(BIN)/tpplanner validate $(VALIDATION)/public_runs.csv --thresholds $(VALIDATION)/validation.toml \
 	  --accepted $(VALIDATION)/accepted.csv $(ACCEPT)
+	TPPLANNER_PROFILES=$(VALIDATION)/calibrated $(BIN)/tpplanner validate $(VALIDATION)/calibrated/runs.csv \
+	  --thresholds $(VALIDATION)/calibrated/validation.toml
 
 # The same against 2,462 runs that the package aiconfigurator-core carries: pip install '.[silicon]', or its folder in
 # $$TPPLANNER_SILICON.

@@ -9,12 +9,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from calibrate.bench import Bench, Plan, Prepared, close_to
 from calibrate.bench_gemm import TORCH_DTYPES
 from calibrate.samples import Case
+from calibrate.timing import Call, Piece
 from tpplanner.engine.attention import AttentionPlan, ChunkPlan, PagedAttention
 from tpplanner.engine.paged_kernel import DecodeKernel
 from tpplanner.engine.partition import partition
 
 DECODE, PREFILL = "decode_attention", "prefill_attention"
 BLOCK = 16
+MOST_ROWS = 64
+"""Of a product that runs before what is timed: its weights are what matters."""
 MAX_KV_BYTES = 2**31
 """A larger cache is not measured: the time grows with the bytes long before."""
 
@@ -63,7 +66,8 @@ def _cache(case: Case, bench: Bench, num_slots: int) -> PagedAttention:
     kernel = DecodeKernel(
         max_batch=512, num_heads=int(case["num_heads"]), num_kv_heads=kv, head_dim=dim, max_context_tok=num_slots,
         block_size=BLOCK, device=bench.device) if bench.is_cuda else None
-    cache = torch.randn(layers, 2, kv, num_slots, dim, device=bench.device).to(kind)
+    cache = torch.empty(layers, 2, kv, num_slots, dim, device=bench.device, dtype=kind)
+    cache.copy_(torch.randn(2, kv, num_slots, dim, device=bench.device))
     return PagedAttention(cache, block_size=BLOCK, kernel=kernel)
 
 
@@ -89,7 +93,15 @@ def prepare_decode(case: Case, bench: Bench) -> Prepared:
         expected = scaled_dot_product_attention(q[:1, :, None].float(), k, v, enable_gqa=True)
         close_to(call(0)[:1], expected.reshape(1, -1), tolerance=2e-2, what="decode attention")
 
-    return Prepared(call=call, check=check)
+    return Prepared(call=call, check=check, pieces=_after_product(case, bench, num_seqs, call))
+
+
+def _after_product(case: Case, bench: Bench, rows: int, call: Call) -> list[Piece]:
+    """On a CPU attention comes after the products of a layer; one as wide as its MLP stands for them."""
+    if bench.is_cuda:
+        return []
+    width = int(case["num_heads"]) * int(case["head_dim"])
+    return [(bench.product(4 * width, width, min(rows, MOST_ROWS), TORCH_DTYPES[str(case["kv_dtype"])]), call)]
 
 
 def prepare_prefill(case: Case, bench: Bench) -> Prepared:
@@ -113,4 +125,7 @@ def prepare_prefill(case: Case, bench: Bench) -> Prepared:
         got = attention._chunk(0, q, k, v, chunk)[-1:]
         close_to(got, expected.reshape(1, -1), tolerance=2e-2, what="prefill attention")
 
-    return Prepared(call=lambda i: attention._chunk(i % layers, q, k, v, chunk), check=check)
+    def call(i: int) -> Tensor:
+        return attention._chunk(i % layers, q, k, v, chunk)
+
+    return Prepared(call=call, check=check, pieces=_after_product(case, bench, isl, call))

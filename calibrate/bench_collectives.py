@@ -2,12 +2,12 @@
 
 Sizes are those of nccl-tests: of an all-reduce the buffer of one rank, of the others the whole result over all ranks. Modes:
 ``eager``, one after the other; ``graph``, inside a CUDA graph; on CPUs also ``between`` products of the kind that an engine runs
-there, whose own time is taken off: ranks then come at different times. ``all_gather`` is the engine's exchange without
+there, each rank's wait for the others included, and the mean over the ranks counts: with the products' own time it adds up to
+that of a step. ``all_gather`` is the engine's exchange without
 sequence-parallel sampling: whole rows on rank 0.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from calibrate.bench import Bench, Plan, WrongAnswerError
@@ -41,7 +42,7 @@ def cases(plan: Plan, *, num_devices: int) -> Iterator[Case]:
         if 1 < tp <= num_devices:
             for op in OPS:
                 for mode in ("eager", "graph") if torch.cuda.is_available() else ("eager", "between"):
-                    for size in _SIZES if plan.budget_s >= 0.1 else _SIZES[::2]:
+                    for size in _SIZES[::2] if plan.is_quick else _SIZES:
                         yield {"op": op, "tp": tp, "mode": mode, "size_bytes": size}
 
 
@@ -80,30 +81,20 @@ def _times(case: Case, bench: Bench, ranks: Ranks, call: Callable[[int], object]
     if bench.is_cuda:
         return "event", event_times_s(call, budget_s=0.0, least=count, most=count)
     if case["mode"] == "between":
-        return "host", _between_products_s(call, count)
+        return "host", _between_products_s(call, bench, count)
     return "host", host_times_s(call, budget_s=0.0, least=count, most=count)
 
 
-def _between_products_s(call: Callable[[int], object], count: int) -> list[float]:
-    """Time of a product and the collective after it, less that of the product alone [s]."""
-    x, weight = torch.randn(8, 576), torch.randn(1536, 576)
-
-    def product(_: int) -> object:
-        return torch.nn.functional.linear(x, weight)
-
-    alone_s = statistics.median(host_times_s(product, budget_s=0.0, least=50, most=50))
-
-    def both(i: int) -> object:
-        product(i)
-        return call(i)
-
-    return [max(time_s - alone_s, 1e-6) for time_s in host_times_s(both, budget_s=0.0, least=count, most=count)]
+def _between_products_s(call: Callable[[int], object], bench: Bench, count: int) -> list[float]:
+    """Time of the collective after a product that streams its weights, on this rank [s]."""
+    product = bench.product(1536, 576, 8, torch.float32)
+    return host_times_s([(product, call)], budget_s=0.0, least=count, most=count)
 
 
 def _be_a_rank() -> None:
     """Time what is asked for on stdin; rank 0 prints samples as JSON lines."""
     rank, tp = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank))) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
@@ -116,13 +107,17 @@ def _be_a_rank() -> None:
         call, check = _operation(case, bench, ranks)
         check()
         timer, times = _times(case, bench, ranks, call, budget_s)
-        # A collective ends when the slowest rank has ended.
         own_ns = torch.tensor([int(t * 1e9) for t in times], device=device)
-        slowest_ns = ranks.gather_ids(own_ns).view(tp, -1).amax(0)
+        every_ns = ranks.gather_ids(own_ns).view(tp, -1)
+        # A collective ends when the slowest rank has ended; between products the others work meanwhile.
+        count_ns = every_ns.double().mean(0) if case["mode"] == "between" else every_ns.amax(0)
         if rank == 0:
-            sample = bench.sample(NAME, case, [ns * 1e-9 for ns in slowest_ns.tolist()], timer)
+            sample = bench.sample(NAME, case, [float(ns) * 1e-9 for ns in count_ns.tolist()], timer)
             sys.stdout.write(msgspec.json.encode(sample).decode() + "\n")
             sys.stdout.flush()
+    if dist.is_initialized():
+        dist.barrier()  # threads of gloo abort where a rank has gone before
+        dist.destroy_process_group()
 
 
 def run_degree(asked: list[Case], *, tp: int, budget_s: float) -> Iterator[Sample]:
@@ -165,4 +160,9 @@ def _answers(ranks: list[subprocess.Popen[bytes]], asked: bytes) -> Iterator[Sam
 
 
 if __name__ == "__main__":
-    _be_a_rank()
+    if "TPPLANNER_CALIBRATE_STORE" in os.environ:
+        _be_a_rank()
+    else:
+        from calibrate.collectives_torchrun import main
+
+        sys.exit(main())

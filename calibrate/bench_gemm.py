@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from calibrate.bench import Bench, Plan, Prepared, close_to
 from calibrate.samples import Case
-from tpplanner.engine.linear import Linear
 from tpplanner.engine.partition import partition
 
 NAME = "gemm"
@@ -45,18 +44,14 @@ def prepare(case: Case, bench: Bench) -> Prepared:
     if dtype == "fp8":
         return _prepare_fp8(rows, out, inner, bench)
     kind = TORCH_DTYPES[str(dtype)]
-    copies = bench.rotation(out * inner * kind.itemsize)
+    linears = bench.linears(out, inner, kind)
     x = torch.randn(rows, inner, device=bench.device).to(kind)
-    weights = [(torch.randn(out, inner, device=bench.device) / inner**0.5).to(kind) for _ in range(copies)]
-    linears = [Linear(weight) for weight in weights]
 
     def check() -> None:
-        close_to(linears[0](x), functional.linear(x.double(), weights[0].double()), tolerance=_TOLERANCE[str(dtype)],
+        close_to(linears[0](x), functional.linear(x.double(), linears[0].weight.double()), tolerance=_TOLERANCE[str(dtype)],
                  what=f"gemm {dtype}")
-        for linear in linears:
-            linear.drop_plain()
 
-    return Prepared(call=lambda i: linears[i % copies](x), check=check)
+    return Prepared(call=lambda i: linears[i % len(linears)](x), check=check)
 
 
 def _prepare_fp8(rows: int, out: int, inner: int, bench: Bench) -> Prepared:

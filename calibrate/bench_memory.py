@@ -9,6 +9,7 @@ from calibrate.bench import Bench, Plan, Prepared, close_to
 from calibrate.samples import Case
 
 NAME, SWAP = "memory", "host_copy"
+_CHECKED = 1000
 _SIZES = tuple(2**n for n in range(20, 30))
 
 
@@ -23,7 +24,8 @@ def cases(plan: Plan) -> Iterator[Case]:
 def prepare(case: Case, bench: Bench) -> Prepared:
     """Make the arrays; ``moved_bytes`` counts what is read and written, as STREAM does."""
     num = int(case["size_bytes"]) // 4
-    a, b, c = (torch.rand(num, device=bench.device) for _ in range(3))
+    a, b, c = (torch.ones(num, device=bench.device) for _ in range(3))
+    a[:_CHECKED], b[:_CHECKED] = torch.rand(2, _CHECKED, device=bench.device)
 
     def copy(_: int) -> Tensor:
         return c.copy_(a)
@@ -35,7 +37,8 @@ def prepare(case: Case, bench: Bench) -> Prepared:
 
     def check() -> None:
         call(0)
-        close_to(c[:1000], a[:1000] if arrays == 2 else a[:1000] + 3.0 * b[:1000], tolerance=1e-6, what=str(case["kernel"]))
+        expected = a[:_CHECKED] if arrays == 2 else a[:_CHECKED] + 3.0 * b[:_CHECKED]
+        close_to(c[:_CHECKED], expected, tolerance=1e-6, what=str(case["kernel"]))
 
     return Prepared(call=call, check=check, values={"moved_bytes": float(arrays * num * 4)})
 

@@ -17,6 +17,7 @@ POLICIES = {
     "full": SamplingParams(temperature=0.8, top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, presence_penalty=0.5,
                            frequency_penalty=0.2),
 }
+_HIDDEN = 512
 _SEEN = 256
 """Tokens of each row that penalties find."""
 
@@ -40,7 +41,7 @@ def prepare(case: Case, bench: Bench) -> Prepared:
         if params.penalises:
             seen = torch.randint(0, vocab, (_SEEN,)).tolist()
             counts.enter(slot, seen[: _SEEN // 2], seen[_SEEN // 2:])
-    copies = min(bench.rotation(4.0 * rows * vocab), 16)
+    copies = min(bench.rotation(4.0 * rows * vocab), 16) if bench.is_cuda else 1
     logits = [3.0 * torch.randn(rows, vocab, device=bench.device) for _ in range(copies)]
     uniforms = torch.rand(rows, dtype=torch.float64, device=bench.device)
     slots, slots_S = list(range(rows)), torch.arange(rows, device=bench.device)
@@ -61,4 +62,6 @@ def prepare(case: Case, bench: Bench) -> Prepared:
         if not bool(((ids >= 0) & (ids < vocab)).all()):
             raise WrongAnswerError("sampling: an id outside the vocabulary")
 
-    return Prepared(call=call, check=check)
+    # The sampler comes after the LM head; so many hidden values stand for the model's.
+    head = bench.product(vocab, _HIDDEN, rows, torch.float32) if not bench.is_cuda else None
+    return Prepared(call=call, check=check, pieces=[(head, call)] if head is not None else [])

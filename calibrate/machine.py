@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from calibrate.topology import topology
+
 _CPU = Path("/sys/devices/system/cpu")
 
 
@@ -101,6 +103,7 @@ def machine_facts(device: torch.device, *, num_threads: int) -> dict[str, object
     facts: dict[str, object] = {
         "torch": str(torch.__version__), "python": platform.python_version(), "cpu": _cpu_model(),
         "num_cores": len(os.sched_getaffinity(0)), "host_memory_bytes": memory_bytes(), "device": device.type,
+        "topology": topology(is_cuda=device.type == "cuda"),
     }
     if device.type == "cpu":
         return facts | {"name": _cpu_model(), "num_threads": num_threads, "cache_bytes": last_level_cache_bytes(),

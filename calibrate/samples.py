@@ -10,7 +10,7 @@ from tpplanner.errors import OutputError
 from tpplanner.io.calibration_samples import MACHINE_FILE, Sample, read_samples
 
 Case = Mapping[str, str | int]
-"""Sizes and names that say what is timed; a case is timed once."""
+"""Sizes and names that say what is timed; a case is timed once in each pass."""
 
 
 def key_of(case: Case) -> str:
@@ -44,7 +44,8 @@ class SampleLog:
         except (OSError, msgspec.DecodeError) as error:
             raise OutputError(f"{place}: {error}") from None
         now = msgspec.json.decode(text)
-        other = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        # A fact that an older version did not write cannot tell machines apart.
+        other = [name for name in sorted(before) if before[name] != now.get(name)]
         if other:
             raise OutputError(f"{folder}: holds samples of another machine or software ({', '.join(other)} differ); give "
                               "another --out")
@@ -53,8 +54,8 @@ class SampleLog:
         """File of a benchmark."""
         return self.folder / f"{bench}.jsonl"
 
-    def done(self, bench: str) -> set[str]:
-        """Keys of the cases that are there; half a line at the end, of a run that was killed, is cut off."""
+    def done(self, bench: str) -> set[tuple[int, str]]:
+        """Passes and keys of the cases that are there; half a line at the end, of a run that was killed, is cut off."""
         path = self.path(bench)
         if not path.exists():
             return set()
@@ -62,7 +63,7 @@ class SampleLog:
         end = whole.rfind(b"\n") + 1
         if end < len(whole):
             os.truncate(path, end)
-        return {key_of(sample.case) for sample in read_samples(path)}
+        return {(sample.round, key_of(sample.case)) for sample in read_samples(path)}
 
     def append(self, *samples: Sample) -> None:
         """Write the samples of one case of one benchmark, all of them or none.

@@ -16,19 +16,21 @@ _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Rows, contexts, and the time that one case may take [s]."""
+    """Rows, contexts, the time that one case may take in each pass [s], and the passes."""
 
     num_tok: tuple[int, ...]
     context_tok: tuple[int, ...]
     budget_s: float
+    num_rounds: int = 2
 
 
 SCOPES: Final = {
-    ("quick", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 32, 64, 256), context_tok=(64, 256, 1024), budget_s=0.03),
-    ("default", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 24, 32, 64, 128, 256, 512), budget_s=0.1,
-                              context_tok=(32, 64, 128, 256, 512, 1024, 2048)),
-    ("full", "cpu"): Scope(num_tok=_ROWS, context_tok=(32, 64, 128, 256, 512, 1024, 2048, 4096), budget_s=0.3),
-    ("quick", "cuda"): Scope(num_tok=(1, 8, 32, 64, 128, 256, 1024, 2048), context_tok=(128, 1024, 4096), budget_s=0.01),
+    ("quick", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 32, 64, 256), context_tok=(64, 256, 1024), budget_s=0.02),
+    ("default", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 24, 32, 64, 128, 256, 512), budget_s=0.04,
+                              context_tok=(32, 64, 128, 256, 512, 1024, 2048), num_rounds=3),
+    ("full", "cpu"): Scope(num_tok=_ROWS, context_tok=(32, 64, 128, 256, 512, 1024, 2048, 4096), budget_s=0.1, num_rounds=3),
+    ("quick", "cuda"): Scope(num_tok=(1, 8, 32, 64, 128, 256, 1024, 2048), context_tok=(128, 1024, 4096), budget_s=0.01,
+                             num_rounds=1),
     ("default", "cuda"): Scope(num_tok=(*_ROWS, 4096, 8192), context_tok=(128, 512, 1024, 2048, 4096, 8192), budget_s=0.02),
     ("full", "cuda"): Scope(num_tok=(*_ROWS, 48, 96, 192, 4096, 8192), budget_s=0.1,
                             context_tok=(64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)),
@@ -42,7 +44,7 @@ def plan_of(scope: str, device: str, models: tuple[EngineModel, ...], *, degrees
     sizes = SCOPES[scope, device]
     return Plan(models=models, degrees=degrees, num_tok=sizes.num_tok,
                 context_tok=sizes.context_tok, dtypes=("fp32",) if device == "cpu" else ("bf16", "fp8"),
-                budget_s=sizes.budget_s)
+                budget_s=sizes.budget_s, num_rounds=sizes.num_rounds, is_quick=scope == "quick")
 
 
 def engine_model(config: Mapping[str, object]) -> EngineModel:

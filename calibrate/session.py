@@ -52,4 +52,4 @@ def run_session(asked: SessionAsked, report: Callable[[Progress], None]) -> tupl
     facts = machine_facts(chosen, num_threads=1)
     name = asked.machine or machine_name(facts)
     log = SampleLog(Path(asked.root) / name / "samples", facts)
-    return name, run_suite(parts(plan, bench, num_devices=num_devices), log, report)
+    return name, run_suite(parts(plan, bench, num_devices=num_devices), log, report, bench=bench, num_rounds=plan.num_rounds)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import torch
 
 from calibrate import (
@@ -16,8 +17,10 @@ from calibrate import (
     bench_memory,
     bench_power,
     bench_sampling,
+    bench_weight_only,
 )
 from calibrate.bench import Bench, Plan, Prepared, WrongAnswerError
+from calibrate.neighbours import PREPARE, Neighbours
 from calibrate.samples import Case, SampleLog, key_of
 from tpplanner.io.calibration_samples import Progress, Sample
 
@@ -34,29 +37,59 @@ class Part:
     measure: Measure
 
 
+def _timed(name: str, prepare: Prepare, bench: Bench, case: Case, budget_s: float) -> Sample:
+    """Measure one case; memory that does not suffice is noted."""
+    try:
+        return bench.time(name, case, prepare(case, bench), budget_s=budget_s)
+    except (torch.OutOfMemoryError, MemoryError):
+        return bench.sample(name, case, [], "host", note="out of memory")
+    except RuntimeError as error:
+        if "alloc" not in str(error) and "memory" not in str(error):
+            raise
+        return bench.sample(name, case, [], "host", note="out of memory")
+
+
 def _prepared(name: str, prepare: Prepare, bench: Bench, budget_s: float) -> Measure:
-    """Measure cases whose inputs ``prepare`` makes; memory that does not suffice is noted."""
+    """Measure cases whose inputs ``prepare`` makes."""
     def measure(cases: list[Case]) -> Iterator[list[Sample]]:
         for case in cases:
-            try:
-                yield [bench.time(name, case, prepare(case, bench), budget_s=budget_s)]
-            except (torch.OutOfMemoryError, MemoryError):
-                yield [bench.sample(name, case, [], "host", note="out of memory")]
-            except RuntimeError as error:
-                if "alloc" not in str(error) and "memory" not in str(error):
-                    raise
-                yield [bench.sample(name, case, [], "host", note="out of memory")]
+            yield [_timed(name, prepare, bench, case, budget_s)]
             if bench.is_cuda:
                 torch.cuda.empty_cache()
 
     return measure
 
 
-def _collectives(plan: Plan) -> Measure:
+def _beside_neighbours(name: str, bench: Bench, budget_s: float) -> Measure:
+    """Measure cases while so many other devices as they say run the same."""
+    def measure(cases: list[Case]) -> Iterator[list[Sample]]:
+        for num_busy in dict.fromkeys(int(case["num_busy"]) for case in cases):
+            with Neighbours(num_busy - 1) as neighbours:
+                for case in (case for case in cases if case["num_busy"] == num_busy):
+                    neighbours.work(name, case)
+                    sample = _timed(name, PREPARE[name], bench, case, budget_s)
+                    neighbours.rest()
+                    yield [sample]
+
+    return measure
+
+
+def _shared_memory(plan: Plan, bench: Bench, num_devices: int) -> list[Part]:
+    """Kernels with all ranks of a degree at work, where devices share a memory: on a CPU."""
+    if bench.is_cuda:
+        return []
+    kinds = {bench_gemm.NAME: bench_gemm.cases, bench_attention.DECODE: bench_attention.decode_cases}
+    return [Part(name, [{**case, "num_busy": tp} for tp in plan.degrees if 1 < tp <= num_devices
+                        for case in cases(replace(plan, degrees=(tp,)))], _beside_neighbours(name, bench, plan.budget_s))
+            for name, cases in kinds.items()]
+
+
+def _collectives(plan: Plan, bench: Bench) -> Measure:
     def measure(cases: list[Case]) -> Iterator[list[Sample]]:
         for tp in dict.fromkeys(int(case["tp"]) for case in cases):
             own = [case for case in cases if case["tp"] == tp]
-            yield from ([sample] for sample in bench_collectives.run_degree(own, tp=tp, budget_s=plan.budget_s))
+            for sample in bench_collectives.run_degree(own, tp=tp, budget_s=plan.budget_s):
+                yield [msgspec.structs.replace(sample, round=bench.round)]
 
     return measure
 
@@ -73,11 +106,14 @@ def parts(plan: Plan, bench: Bench, *, num_devices: int) -> list[Part]:
         Part(bench_launch.NAME, list(bench_launch.cases(plan, is_cuda=bench.is_cuda)),
              lambda cases: ([bench_launch.measure(case, bench, budget_s=budget_s)] for case in cases)),
         part(bench_gemm.NAME, bench_gemm.cases(plan), bench_gemm.prepare),
+        part(bench_weight_only.NAME, bench_weight_only.cases(plan, bench.device), bench_weight_only.prepare),
         part(bench_attention.DECODE, bench_attention.decode_cases(plan), bench_attention.prepare_decode),
         part(bench_attention.PREFILL, bench_attention.prefill_cases(plan), bench_attention.prepare_prefill),
         part(bench_layer.NAME, bench_layer.cases(plan), bench_layer.prepare),
+        part(bench_layer.STEP, bench_layer.step_cases(plan), bench_layer.prepare_step),
+        *_shared_memory(plan, bench, num_devices),
         part(bench_sampling.NAME, bench_sampling.cases(plan), bench_sampling.prepare),
-        Part(bench_collectives.NAME, list(bench_collectives.cases(plan, num_devices=num_devices)), _collectives(plan)),
+        Part(bench_collectives.NAME, list(bench_collectives.cases(plan, num_devices=num_devices)), _collectives(plan, bench)),
         Part(bench_host.NAME, list(bench_host.cases(plan, num_devices=num_devices)),
              lambda cases: bench_host.measure(cases, bench)),
         Part(bench_power.NAME, list(bench_power.cases(plan)),
@@ -88,8 +124,12 @@ def parts(plan: Plan, bench: Bench, *, num_devices: int) -> list[Part]:
     return found
 
 
-def run_suite(parts_: list[Part], log: SampleLog, report: Callable[[Progress], None]) -> list[str]:
-    """Measure what is left, and return what went wrong.
+def run_suite(
+    parts_: list[Part], log: SampleLog, report: Callable[[Progress], None], *, bench: Bench, num_rounds: int = 1
+) -> list[str]:
+    """Measure what is left of every pass, and return what went wrong.
+
+    A case is measured once in each pass, minutes apart: what differs between them is the machine's drift.
 
     Raises
     ------
@@ -97,13 +137,14 @@ def run_suite(parts_: list[Part], log: SampleLog, report: Callable[[Progress], N
         If a sample cannot be written; what is written stays.
     """
     done = {part.name: log.done(part.name) for part in parts_}
-    left = {part.name: [case for case in part.cases if key_of(case) not in done[part.name]] for part in parts_}
-    num_cases, problems = sum(len(part.cases) for part in parts_), []
-    num_done = num_cases - sum(map(len, left.values()))
+    left = [(number, part, [case for case in part.cases if (number, key_of(case)) not in done[part.name]])
+            for number in range(num_rounds) for part in parts_]
+    num_cases, problems = num_rounds * sum(len(part.cases) for part in parts_), []
+    num_done = num_cases - sum(len(cases) for _, _, cases in left)
     begin_s, num_here = time.perf_counter(), 0
-    for part in parts_:
+    for bench.round, part, cases in left:
         try:
-            for samples in part.measure(left[part.name]) if left[part.name] else ():
+            for samples in part.measure(cases) if cases else ():
                 log.append(*samples)
                 num_done, num_here = num_done + 1, num_here + 1
                 each_s = (time.perf_counter() - begin_s) / num_here
@@ -112,4 +153,4 @@ def run_suite(parts_: list[Part], log: SampleLog, report: Callable[[Progress], N
                                 left_s=each_s * (num_cases - num_done), note=notes))
         except WrongAnswerError as error:
             problems.append(str(error))
-    return problems
+    return list(dict.fromkeys(problems))

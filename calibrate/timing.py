@@ -1,7 +1,7 @@
 """The clock: warm up, time every iteration, on the host or by events of the device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -9,17 +9,37 @@ Call = Callable[[int], object]
 """What is timed; its argument counts the iterations, so that inputs can rotate."""
 
 
-def host_times_s(call: Call, *, budget_s: float, num_warmup: int = 3, least: int = 5, most: int = 200) -> list[float]:
-    """Time of each call on the host's clock [s]: as many as fit into ``budget_s``, within ``least`` and ``most``."""
-    for i in range(num_warmup):
+Piece = tuple[Call, Call]
+"""What runs before, untimed, as in the engine; and what is timed after it."""
+
+
+def pieces_s(pieces: Sequence[Piece], i: int) -> float:
+    """Run iteration ``i`` of every piece; the time of the timed parts together [s]."""
+    total_s = 0.0
+    for before, call in pieces:
+        before(i)
+        begin_s = time.perf_counter()
         call(i)
+        total_s += time.perf_counter() - begin_s
+    return total_s
+
+
+def host_times_s(
+    call: Call | Sequence[Piece], *, budget_s: float, num_warmup: int = 3, least: int = 5, most: int = 200
+) -> list[float]:
+    """Time of each iteration on the host's clock [s]: as many as fit into ``budget_s``, within ``least`` and ``most``."""
+    pieces = [(_nothing, call)] if callable(call) else call
+    for i in range(num_warmup):
+        pieces_s(pieces, i)
     times: list[float] = []
     end_s = time.perf_counter() + budget_s
     while len(times) < least or (len(times) < most and time.perf_counter() < end_s):
-        begin_s = time.perf_counter()
-        call(num_warmup + len(times))
-        times.append(time.perf_counter() - begin_s)
+        times.append(pieces_s(pieces, num_warmup + len(times)))
     return times
+
+
+def _nothing(_: int) -> None:
+    """Nothing runs before."""
 
 
 def event_times_s(call: Call, *, budget_s: float, num_warmup: int = 5, least: int = 10, most: int = 200) -> list[float]:

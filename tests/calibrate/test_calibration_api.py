@@ -1,51 +1,17 @@
-"""From a folder of samples to a profile that plans; which machine is meant; how a comparison is summed up."""
+"""From a folder of samples to a profile that plans, and its report; which machine is meant."""
 
-import msgspec
+from dataclasses import replace
+
+import numpy as np
 import pytest
-from test_calibration_fit import gemm_samples, host_samples, layer_samples, sampling_samples
 
 from tpplanner.api import recommend
 from tpplanner.api.calibration import BENCHES, chosen_machine, fit_calibration
-from tpplanner.api.calibration_verify import Case, Compared, padded, verdict
+from tpplanner.api.calibration_compared import packaged_sheet
+from tpplanner.domain.fit_evidence import KernelResiduals
 from tpplanner.errors import OutputError, ProfileError
 from tpplanner.io.machine_names import machine_name
-from tpplanner.io.model_config import load_model
-from tpplanner.report.verify_text import comparison_csv, line, runs_csv, verdict_text
-
-FACTS = {"device": "cpu", "name": "A CPU (tm) 9000", "torch": "2.13", "num_cores": 2, "cache_bytes": 2**20,
-         "host_memory_bytes": 16 * 2**30}
-
-
-def frames():
-    heads = {"kv_dtype": "fp32", "num_kv_heads": 4, "head_dim": 64}
-    return {
-        "gemm": gemm_samples(1).to_dict("records"),
-        "decode_attention": [{**heads, "num_seqs": n, "context_tok": c, "num_heads": 8, "latency_s": 20e-6 + n * c * 2e-6}
-                             for n in (1, 4, 16, 64) for c in (64, 256, 1024, 4096)],
-        "prefill_attention": [{**heads, "isl_tok": c, "prefix_tok": 0, "num_heads": h, "latency_s": 2e-5 + c * c * h * 2e-9}
-                              for c in (32, 64, 128, 256, 512, 1024) for h in (4, 8)],
-        "layer": layer_samples(20e9).to_dict("records"), "sampling": sampling_samples().to_dict("records"),
-        "host": host_samples().to_dict("records"),
-        "collective": [{"op": op, "tp": 2, "mode": "between", "size_bytes": s, "latency_s": 5e-5 + s * 1e-9}
-                       for op in ("all_reduce", "all_gather", "all_to_all") for s in (1024, 16384, 2**20, 2**24)],
-        "memory": [{"kernel": "copy", "size_bytes": 2**28, "moved_bytes": 2.0**29, "latency_s": 2.0**29 / 20e9}],
-    }
-
-
-@pytest.fixture
-def root(tmp_path):
-    folder = tmp_path / "profiles" / "cpu-a-cpu-9000" / "samples"
-    folder.mkdir(parents=True)
-    (folder / "machine.json").write_bytes(msgspec.json.encode(FACTS))
-    for bench, rows in frames().items():
-        with (folder / f"{bench}.jsonl").open("wb") as file:
-            for row in rows:
-                latency_s = float(row.pop("latency_s"))
-                values = {name: float(row.pop(name)) for name in ("moved_bytes",) if name in row}
-                case = {k: v if isinstance(v, str) else int(v) for k, v in row.items()}
-                file.write(msgspec.json.encode({"bench": bench, "case": case, "times_s": [latency_s], "timer": "host",
-                                                "values": values}) + b"\n")
-    return tmp_path / "profiles"
+from tpplanner.report.calibration_text import Rate, boundary_section, datasheet_section, shape_section
 
 
 def test_samples_become_a_profile_that_plans(root, monkeypatch):
@@ -99,38 +65,73 @@ def test_the_name_of_a_machine(device, name, expected):
     assert machine_name({"device": device, "name": name}) == expected
 
 
-def test_heads_are_padded_as_the_engine_pads_them():
-    model = load_model("HuggingFaceTB/SmolLM2-135M-Instruct")  # 9 query and 3 KV heads
-    heads = [(a.num_heads, a.num_kv_heads) for a in (padded(model, tp).layer_groups[0].attention for tp in (1, 2, 3))]
-    assert heads == [(9, 3), (12, 4), (9, 3)]
+def report_of(root):
+    return (root / "cpu-a-cpu-9000" / "fit_report-tpplanner.md").read_text()
 
 
-def compared(tp, loop, predicted, measured, injected_s=0.0):
-    names = ("schedule_s", "prepare_input_s", "forward_s", "sampling_s", "process_output_s", "tpot_s", "ttft_s")
-    times = dict.fromkeys(names, 1e-3)
-    return Compared(case=Case(model="m", tp=tp, loop=loop, num_seqs=8, injected_s=injected_s),
-                    predicted={**times, "step_s": 8 / predicted, "throughput_tok_s": predicted},
-                    measured={**times, "step_s": 8 / measured, "throughput_tok_s": measured})
+def test_a_machine_without_a_datasheet_has_rates_that_stand_alone(root):
+    fit_calibration(root, "cpu-a-cpu-9000")
+    report = report_of(root)
+    assert "The package has no datasheet of this machine" in report
+    # 16 MiB in 50 us and 1 ns a byte; an all-reduce over two ranks sends what it holds once, an all-gather half of its result.
+    for op, share in (("all_reduce", 1.0), ("all_gather", 0.5)):
+        [line] = [line for line in report.splitlines() if f"bandwidth of {op} over 2 ranks, 16,777,216 bytes" in line]
+        assert float(line.split("|")[2].split()[0]) == pytest.approx(share * 0.997, rel=1e-3)
+        assert line.endswith(" GB/s | - | - |")
+    assert "No other fit of this machine and engine is there." in report
 
 
-def test_a_verdict_by_hand():
-    every = [compared(1, "sequential", 110, 100), compared(2, "sequential", 150, 250), compared(1, "sequential", 80, 80, 0.01),
-             compared(1, "overlap", 100, 100), compared(2, "overlap", 150, 150), compared(1, "overlap", 120, 100, 0.01)]
-    found = verdict(every)
-    assert found.throughput_error_frac == pytest.approx((0.1 + 0.4 + 0 + 0) / 4)
-    # Per device: 110 against 75 predicted, 100 against 125 measured; 100 against 75 on both sides.
-    assert (found.best_tp_right, found.num_ranked) == (1, 2)
-    assert found.speedup_errors_frac == pytest.approx((1.5 / 1.25 - 1.0,))
-    assert "ranked right: 1 of 2" in verdict_text({
-        "throughput_error_frac": 0.1, "step_error_frac": 0.1, "best_tp_right": 1, "num_ranked": 2, "speedup_errors_frac": (0.2,)})
+def test_rates_are_shares_of_the_packaged_datasheet_of_the_same_gpu():
+    # By the profile's own name, and where that is the owner's, by the GPU's.
+    for name in ("h200", "h200-own"):
+        sheet = packaged_sheet(name, {"device": "cuda", "name": "NVIDIA H200"})
+        assert sheet is not None
+        assert sheet.name == "h200"
+    assert packaged_sheet("here", {"device": "cpu", "name": "A CPU"}) is None
+    rates = [Rate("memory", 3600.0, 4800.0, "GB/s"), Rate("products in fp32", 50.0, None, "TFLOP/s")]
+    lines = list(datasheet_section(rates, "H200"))
+    assert lines[-2:] == ["| memory | 3600 GB/s | 4800 GB/s | 75.0 |", "| products in fp32 | 50 TFLOP/s | - | - |"]
 
 
-def test_files_of_a_comparison():
-    one = compared(2, "overlap", 110, 100)
-    row = {**{name: getattr(one.case, name) for name in ("model", "tp", "loop", "num_seqs", "injected_s")},
-           "predicted": one.predicted, "measured": one.measured}
-    assert line(row).endswith("+10%")
-    assert comparison_csv([row]).splitlines()[1].startswith("m,2,overlap,8,0,0.001,0.001,")
-    runs = runs_csv([row, {**row, "injected_s": 0.1}], machine="cpu-a-cpu-9000", dtype="fp32", isl_tok=64, osl_tok=32)
-    assert runs.splitlines()[1:] == ["m-tp2-8-overlap,m,cpu-a-cpu-9000,tpplanner-overlap,2,64,32,8,1,1,100,fp32,8,2048,"
-                                     "tpplanner calibrate verify"]
+def test_a_second_fit_is_compared_with_the_one_that_it_replaces(root):
+    fit_calibration(root, "cpu-a-cpu-9000")
+    fit_calibration(root, "cpu-a-cpu-9000", overwrite=True)
+    same = report_of(root)
+    assert [line for line in same.splitlines() if line.endswith(" moved")] == []
+    assert "Against fitted-tpplanner.json as it was" in same
+    assert "coefficients within 2 standard errors of each other" in same
+    path = root / "cpu-a-cpu-9000" / "samples" / "layer.jsonl"
+    lines = [line.replace('"times_s":[', '"times_s":[9') for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    fit_calibration(root, "cpu-a-cpu-9000", overwrite=True)
+    [line] = [line for line in report_of(root).splitlines() if line.startswith("layer_overhead_s")]
+    assert line.endswith(" moved")
+
+
+def test_a_file_before_that_cannot_be_read_is_said_and_replaced(root):
+    fit_calibration(root, "cpu-a-cpu-9000")
+    (root / "cpu-a-cpu-9000" / "fitted-tpplanner.json").write_text("{")
+    fit_calibration(root, "cpu-a-cpu-9000", overwrite=True)
+    assert "Not compared with fitted-tpplanner.json as it was: " in report_of(root)
+
+
+def test_coefficients_at_a_bound_are_named(root):
+    profile = fit_calibration(root, "cpu-a-cpu-9000").profile
+    host = replace(profile.host, layer_overhead_s=replace(profile.host.layer_overhead_s, value=0.0),
+                   elementwise_memory=replace(profile.host.elementwise_memory, value=1.0))
+    before, after = ("\n".join(boundary_section(p)) for p in (profile, replace(profile, host=host)))
+    for name, bound in (("layer_overhead_s", 0), ("elementwise_memory", 1)):
+        assert name not in before
+        assert f"- {name} is at its bound {bound}: not identified" in after
+    assert list(boundary_section(replace(profile, host=None, kernels=replace(profile.kernels, gemm={}, decode_attention={},
+                                                                             prefill_attention={}))))[-1] == "No coefficient."
+
+
+def test_the_worst_shapes_by_hand(root):
+    [gemm] = [r for r in fit_calibration(root, "cpu-a-cpu-9000").evidence.residuals if r.operator == "gemm"]
+    measured = np.ones(4)
+    residuals = KernelResiduals(
+        operator="gemm", kernel=gemm.kernel, driver="num_tok", measured_s=measured, predicted_s=np.array([1.1, 0.7, 1.02, 1.0]),
+        sizes={"num_tok": np.array([1.0, 2.0, 1.0, 2.0]), "in_features": np.array([8.0, 8.0, 4.0, 4.0])})
+    assert list(shape_section([residuals]))[-2:] == [
+        "| gemm | fp32 | in_features=8 | 2 | 20.0 | -10.0 | -30.0 |", "| gemm | fp32 | in_features=4 | 2 | 1.0 | +1.0 | +2.0 |"]

@@ -30,7 +30,7 @@ def noisy(times, seed=0):
 
 
 @given(fixed_us=st.floats(1, 500), per_seq_us=st.floats(0.05, 20), seed=st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_a_line_is_found_again_within_four_standard_errors(fixed_us, per_seq_us, seed):
     n = np.tile([1.0, 2, 4, 8, 16, 32, 64, 128], 6)
     fit = fit_parts({"fixed_s": np.ones(n.size), "per_seq_s": n}, noisy(1e-6 * (fixed_us + per_seq_us * n), seed), source="x")
@@ -71,10 +71,15 @@ def layer_samples(bytes_s):
     return rows.assign(latency_s=80e-6 + layer_bytes(rows) / (0.4 * bytes_s))
 
 
+def step_samples():
+    return pd.DataFrame([{"dtype": "fp32", "num_seqs": n, "hidden_size": h, "vocab_size": 4096, "head_dim": 64,
+                          "latency_s": 90e-6 + 2e-6 * n} for n in (1, 16, 256) for h in (256, 1024)])
+
+
 @pytest.fixture(scope="module")
 def fit():
-    return fit_engine(host=host_samples(), sampling=sampling_samples(), layer=layer_samples(20e9), hbm_bytes_s=20e9,
-                      source="by hand")
+    return fit_engine(host=host_samples(), sampling=sampling_samples(), layer=layer_samples(20e9), step=step_samples(),
+                      hbm_bytes_s=20e9, source="by hand")
 
 
 def test_the_engines_terms_are_found_again(fit):
@@ -85,6 +90,8 @@ def test_the_engines_terms_are_found_again(fit):
     assert fit.prepare_input.per_log2_tp_s.value == pytest.approx(50e-6)
     assert fit.process_output.fixed_s.value == pytest.approx(70e-6)
     assert fit.exposed.per_seq_s.value == pytest.approx(1e-6)
+    assert fit.step_overhead.fixed_s.value == pytest.approx(90e-6)
+    assert fit.step_overhead.per_seq_s.value == pytest.approx(2e-6)
     assert fit.sampling[SamplingPolicy.FULL].per_seq_per_vocab_tok_s.value == pytest.approx(1e-9)
     assert fit.layer_overhead_s.value == pytest.approx(80e-6)
     assert fit.elementwise_memory.value == pytest.approx(0.4)
@@ -106,7 +113,8 @@ def test_what_stays_exposed_counts_only_where_the_engine_overlaps(fit):
 
 def test_missing_samples_are_named():
     with pytest.raises(ProfileError, match="sampling must have samples"):
-        fit_engine(host=host_samples(), sampling=pd.DataFrame(), layer=layer_samples(1e9), hbm_bytes_s=1e9, source="x")
+        fit_engine(host=host_samples(), sampling=pd.DataFrame(), layer=layer_samples(1e9), step=step_samples(),
+                   hbm_bytes_s=1e9, source="x")
 
 
 TRUE = {"latency_s": 12e-6, "compute_frac": 0.8, "memory_frac": 0.5, "sharpness": 3.0}

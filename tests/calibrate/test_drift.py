@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from test_calibration_fit import host_samples, layer_samples, sampling_samples
+from test_calibration_fit import host_samples, layer_samples, sampling_samples, step_samples
 
 from tpplanner.cli.main import cli
 from tpplanner.domain.fitted_drift import coefficients, drift
 from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom
+from tpplanner.domain.hardware import Contention
 from tpplanner.domain.kernels import Kernels
+from tpplanner.domain.machine_fit import MachineFit
+from tpplanner.domain.quantity import Provenance, Quantity
 from tpplanner.fit.calibration_host import fit_engine
 from tpplanner.io.fitted_files import encode_fitted
 from tpplanner.report.drift_text import drift_text
@@ -17,7 +20,8 @@ from tpplanner.report.drift_text import drift_text
 
 @pytest.fixture
 def profile():
-    host = fit_engine(host=host_samples(), sampling=sampling_samples(), layer=layer_samples(20e9), hbm_bytes_s=20e9, source="x")
+    host = fit_engine(host=host_samples(), sampling=sampling_samples(), layer=layer_samples(20e9), step=step_samples(),
+                      hbm_bytes_s=20e9, source="x")
     return FittedProfile(machine="a-cpu", engine="tpplanner", kernels=Kernels(), collectives=(), serving=None, host=host,
                          made_from=MadeFrom(package="tpplanner calibrate", version="1", tables=(), notice="Measured here."))
 
@@ -37,6 +41,15 @@ def test_a_difference_counts_in_standard_errors(profile):
     # 100 and 150 us, +- 30 and 40 us: 50 us is one standard error of the difference.
     [found] = [d for d in drift(moved(profile, 100e-6, 30e-6), moved(profile, 150e-6, 40e-6)) if d.name == "layer_overhead_s"]
     assert found.num_std_errors == pytest.approx(1.0)
+
+
+def test_what_neighbours_take_away_is_compared_too(profile):
+    share = Quantity(value=0.8, unit="1", provenance=Provenance.FITTED, source="x", std_error=0.02, num_samples=9)
+    shared = Contention(num_busy=2, compute_frac=share, memory_frac=share)
+    both = replace(profile, machine_fit=MachineFit(source="x", contention=(shared,)))
+    names = {d.name: d for d in drift(both, profile)}
+    assert names["contention.2.memory_frac"].first is share
+    assert names["contention.2.memory_frac"].second is None
 
 
 def test_what_moved_is_marked_and_counted(profile):

@@ -8,7 +8,7 @@ import pytest
 
 from calibrate.samples import SampleLog, key_of
 from tpplanner.errors import OutputError, ProfileError
-from tpplanner.io.calibration_samples import Sample, read_machine, read_samples, sample_frame
+from tpplanner.io.calibration_samples import Sample, read_machine, read_samples, round_frame, sample_frame
 
 FACTS = {"device": "cpu", "name": "A CPU", "torch": "2.13", "num_cores": 2, "cache_bytes": 1 << 25, "host_memory_bytes": 1 << 34}
 
@@ -23,7 +23,7 @@ def test_what_is_there_is_done_in_the_next_run(tmp_path):
     log.append(sample(1))
     log.append(sample(2))
     again = SampleLog(tmp_path / "samples", FACTS)
-    assert again.done("gemm") == {key_of({"dtype": "fp32", "num_tok": 1}), key_of({"num_tok": 2, "dtype": "fp32"})}
+    assert again.done("gemm") == {(0, key_of({"dtype": "fp32", "num_tok": 1})), (0, key_of({"num_tok": 2, "dtype": "fp32"}))}
     assert read_machine(tmp_path / "samples") == FACTS
 
 
@@ -33,7 +33,7 @@ def test_half_a_line_of_a_killed_run_is_cut_off_and_measured_again(tmp_path):
     whole = log.path("gemm").read_bytes()
     log.append(sample(2))
     os.truncate(log.path("gemm"), len(whole) + 7)
-    assert log.done("gemm") == {key_of({"dtype": "fp32", "num_tok": 1})}
+    assert log.done("gemm") == {(0, key_of({"dtype": "fp32", "num_tok": 1}))}
     assert log.path("gemm").read_bytes() == whole
 
 
@@ -108,5 +108,26 @@ def test_the_tasks_of_one_case_are_written_together(tmp_path, monkeypatch):
     case = {"loop": "overlap", "tp": 1}
     tasks = [Sample(bench="host", case={**case, "task": task}, times_s=[1.0], timer="host") for task in ("schedule", "exposed")]
     log.append(*tasks)
-    assert log.done("host") == {key_of(case)}
+    assert log.done("host") == {(0, key_of(case))}
     assert len(list(read_samples(log.path("host")))) == 2
+
+
+def test_a_case_is_measured_once_in_each_pass_and_its_time_is_the_mean_of_them(tmp_path):
+    log = SampleLog(tmp_path, FACTS)
+    log.append(sample(1))
+    log.append(sample(1, times=(6.0, 4.0, 5.0), round=1))
+    log.append(sample(2, times=(1.0,)))
+    case = key_of({"dtype": "fp32", "num_tok": 1})
+    assert {(0, case), (1, case)} < log.done("gemm")
+    frame = sample_frame(tmp_path, "gemm", ("num_tok", "dtype"))
+    assert frame[["num_tok", "latency_s"]].to_numpy().tolist() == [[1, 3.5], [2, 1.0]]
+    assert round_frame(tmp_path, "gemm")[["round", "latency_s"]].to_numpy().tolist() == [[0, 2.0], [1, 5.0], [0, 1.0]]
+
+
+def test_cases_that_lack_a_size_are_not_thrown_together(tmp_path):
+    log = SampleLog(tmp_path, FACTS)
+    log.append(sample(1))
+    log.append(Sample(bench="gemm", case={"num_tok": 1, "dtype": "fp32", "num_busy": 2}, times_s=[3.0], timer="host"))
+    frame = sample_frame(tmp_path, "gemm")
+    assert sorted(frame["latency_s"]) == [2.0, 3.0]
+    assert frame["num_busy"].isna().sum() == 1

@@ -1,6 +1,11 @@
 """The benchmarks run on a CPU: every case once, right answers only, what fails is noted and the rest goes on."""
 
+import os
 import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -8,9 +13,11 @@ import torch
 from calibrate import bench_attention, bench_collectives, bench_gemm, bench_host, bench_layer, bench_memory, bench_sampling
 from calibrate.bench import Bench, Plan, WrongAnswerError, close_to
 from calibrate.machine import Nvml, last_level_cache_bytes, machine_facts
+from calibrate.neighbours import Neighbours
 from calibrate.samples import SampleLog
 from calibrate.scopes import SCOPES, engine_model, plan_of
 from calibrate.suite import Part, parts, run_suite
+from calibrate.timing import host_times_s
 from tpplanner.domain.engine import LOOPS
 from tpplanner.io.calibration_samples import TINY_MODEL, read_samples
 
@@ -31,6 +38,7 @@ def bench():
     (bench_attention.DECODE, bench_attention.decode_cases(PLAN), bench_attention.prepare_decode),
     (bench_attention.PREFILL, bench_attention.prefill_cases(PLAN), bench_attention.prepare_prefill),
     (bench_layer.NAME, bench_layer.cases(PLAN), bench_layer.prepare),
+    (bench_layer.STEP, bench_layer.step_cases(PLAN), bench_layer.prepare_step),
     (bench_sampling.NAME, bench_sampling.cases(PLAN), bench_sampling.prepare),
     (bench_memory.NAME, list(bench_memory.cases(PLAN))[:2], bench_memory.prepare),
 ])
@@ -55,6 +63,73 @@ def test_inputs_rotate_past_the_cache(bench):
     cache = last_level_cache_bytes()
     assert bench.rotation(cache / 2) == 4
     assert bench.rotation(10 * cache) == 1
+
+
+def test_what_runs_before_a_piece_is_not_timed():
+    seen = []
+
+    def before(i):
+        seen.append(("before", i))
+        time.sleep(0.02)
+
+    def call(i):
+        seen.append(("call", i))
+        time.sleep(0.001)
+
+    times = host_times_s([(before, call), (before, call)], budget_s=0.0, num_warmup=1, least=3)
+    assert seen[:4] == [("before", 0), ("call", 0)] * 2
+    assert len(times) == 3
+    # Two calls of a millisecond; one wait before a call would be twenty.
+    assert min(times) >= 0.002
+    assert min(times) < 0.02
+
+
+def test_a_layer_timed_after_its_products_is_slower_than_in_a_loop(bench):
+    case = {"dtype": "fp32", "num_tok": 1, "hidden_size": 512, "num_heads": 8, "num_kv_heads": 8, "head_dim": 64,
+            "num_columns": 2048}
+    with torch.no_grad():
+        prepared = bench_layer.prepare(case, bench)
+        assert len(prepared.pieces) == 4
+        in_loop, in_place = (median(host_times_s(what, budget_s=0.2)) for what in (prepared.call, prepared.pieces))
+    # Measured 1.5 to 3 times; a shared machine blurs it.
+    assert in_place > 0.9 * in_loop
+
+
+def test_neighbours_work_and_rest(bench):
+    case = {"dtype": "fp32", "num_tok": 1, "out_features": 64, "in_features": 64}
+    with Neighbours(1) as neighbours:
+        (process,) = neighbours._processes
+        for _ in range(2):
+            neighbours.work(bench_gemm.NAME, case)
+            before_s = cpu_time_s(process.pid)
+            time.sleep(0.3)
+            assert cpu_time_s(process.pid) - before_s > 0.1
+            neighbours.rest()
+            before_s = cpu_time_s(process.pid)
+            time.sleep(0.3)
+            assert cpu_time_s(process.pid) - before_s <= 0.02
+        process.kill()
+        process.wait()
+        with pytest.raises(WrongAnswerError, match="a neighbour of the timed process has ended"):
+            neighbours.work(bench_gemm.NAME, case)
+
+
+def cpu_time_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_kernels_are_timed_with_every_rank_of_a_degree_at_work(bench):
+    found = [part for part in parts(PLAN, bench, num_devices=2) if part.cases and "num_busy" in part.cases[0]]
+    assert [part.name for part in found] == [bench_gemm.NAME, bench_attention.DECODE]
+    half = replace(PLAN, degrees=(2,))
+    assert found[0].cases == [{**case, "num_busy": 2} for case in bench_gemm.cases(half)]
+    with torch.no_grad():
+        samples = [s for several in found[0].measure(found[0].cases[:2]) for s in several]
+    assert [s.case["num_busy"] for s in samples] == [2, 2]
+    assert all(len(s.times_s) == 5 for s in samples)
+    # One device has no neighbour to share with.
+    assert not [part for part in parts(PLAN, bench, num_devices=1) for case in part.cases if "num_busy" in case]
 
 
 def test_a_wrong_answer_is_not_timed():
@@ -94,14 +169,28 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, bench):
             yield [bench.sample("one", case, [1.0], "host")]
 
     with pytest.raises(KeyboardInterrupt):
-        run_suite(parts_of(stop_at_two), log, lambda progress: None)
+        run_suite(parts_of(stop_at_two), log, lambda progress: None, bench=bench)
     assert ran == [0, 1]
     ran += [None, None]
     told = []
-    assert run_suite(parts_of(stop_at_two)[:1], log, told.append) == []
+    assert run_suite(parts_of(stop_at_two)[:1], log, told.append, bench=bench) == []
     assert ran == [0, 1, None, None, 2, 3]
     assert [(p.num_done, p.num_cases) for p in told] == [(3, 4), (4, 4)]
     assert [s.case["n"] for s in read_samples(log.path("one"))] == [0, 1, 2, 3]
+
+
+def test_every_case_is_measured_in_every_pass(tmp_path, bench):
+    def measure(cases):
+        for case in cases:
+            yield [bench.sample("one", case, [1.0], "host")]
+
+    log, part = SampleLog(tmp_path, {}), Part("one", [{"n": 1}, {"n": 2}], measure)
+    assert run_suite([part], log, lambda progress: None, bench=bench, num_rounds=2) == []
+    assert [(s.round, s.case["n"]) for s in read_samples(log.path("one"))] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    # A third pass adds to the two that are there.
+    told = []
+    assert run_suite([part], log, told.append, bench=bench, num_rounds=3) == []
+    assert [(p.num_done, p.num_cases) for p in told] == [(5, 6), (6, 6)]
 
 
 def test_a_wrong_answer_ends_its_benchmark_and_not_the_others(tmp_path, bench):
@@ -112,7 +201,7 @@ def test_a_wrong_answer_ends_its_benchmark_and_not_the_others(tmp_path, bench):
             yield [bench.sample("one", case, [1.0], "host")]
 
     told = []
-    assert run_suite(parts_of(measure), SampleLog(tmp_path, {}), told.append) == ["one: is wrong"]
+    assert run_suite(parts_of(measure), SampleLog(tmp_path, {}), told.append, bench=bench) == ["one: is wrong"]
     assert [p.bench for p in told] == ["one", "two"]
 
 
@@ -126,9 +215,9 @@ def test_out_of_memory_at_one_shape_is_noted(tmp_path, bench, monkeypatch):
 
     monkeypatch.setattr(bench_gemm, "prepare", scarce)
     with torch.no_grad():
-        [gemm] = [p for p in parts(PLAN, bench, num_devices=1) if p.name == "gemm"]
+        gemm = next(p for p in parts(PLAN, bench, num_devices=1) if p.name == "gemm")
         log = SampleLog(tmp_path, {})
-        assert run_suite([gemm], log, lambda progress: None) == []
+        assert run_suite([gemm], log, lambda progress: None, bench=bench) == []
     samples = list(read_samples(log.path("gemm")))
     assert len(samples) == len(gemm.cases)
     assert {s.note for s in samples if not s.times_s} == {"out of memory"}

@@ -3,41 +3,36 @@
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tpplanner.domain.engine_fit import EngineFit, with_engine_fit
+from tpplanner.api.calibration_machine import fit_machine, machine_report, machine_tables, with_contention
 from tpplanner.domain.fit_evidence import FitEvidence
-from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom, SourceTable, apply_kernels
+from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom, SourceTable
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.engine.config import EngineConfig
 from tpplanner.engine.workers import worker_environment
 from tpplanner.errors import ProfileError, TpplannerError, nearest
 from tpplanner.io.calibration_samples import (
-    HOST_CONTEXT_TOK,
-    HOST_MODEL,
-    PLANNER_DTYPES,
     Ended,
     Progress,
     SessionAsked,
     read_machine,
+    round_frame,
     sample_frame,
 )
 from tpplanner.io.fitted_files import encode_fitted, fitted_name
 from tpplanner.io.fitted_write import check_output, write_profile
-from tpplanner.io.model_config import load_model
-from tpplanner.io.profile_engine import load_engine
 from tpplanner.io.profile_files import lookup_machine
 from tpplanner.io.profile_hardware import load_hardware
 
 if TYPE_CHECKING:
-    from tpplanner.fit.calibration_kernels import CalibratedKernels
+    pass
 
 FloatArray = NDArray[np.float64]
 ENGINE: Final = "tpplanner"
@@ -49,7 +44,7 @@ BENCHES: Final = {
     "decode_attention": ("kv_dtype", "num_seqs", "context_tok", *_HEADS),
     "prefill_attention": ("kv_dtype", "isl_tok", "prefix_tok", *_HEADS),
     "layer": ("dtype", "num_tok", "hidden_size", "num_columns", *_HEADS),
-    "sampling": ("policy", "num_rows", "vocab_size"), "collective": ("op", "tp", "mode", "size_bytes"),
+    "step": ("num_seqs",), "sampling": ("policy", "num_rows", "vocab_size"), "collective": ("op", "tp", "mode", "size_bytes"),
     "host": ("loop", "tp", "num_seqs", "task"), "memory": ("size_bytes", "moved_bytes")}
 """Benchmarks that a fit reads, and what their samples must say."""
 _DECODER: Final = msgspec.json.Decoder(Progress | Ended)
@@ -73,7 +68,8 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
     ProfileError
         If the folder holds no samples, or a benchmark is missing.
     """
-    from tpplanner.fit.calibration_host import fit_engine, fit_step_overhead
+    from tpplanner.fit.calibration_drift import engine_with_drift, kernels_with_drift, machine_drift
+    from tpplanner.fit.calibration_host import fit_engine
     from tpplanner.fit.calibration_kernels import Peaks, fit_kernels, measured_peaks
 
     facts = read_machine(folder)
@@ -91,46 +87,27 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
         peaks = Peaks(**_peaks_of(load_hardware(machine)))
     kernels = fit_kernels(gemm=frames["gemm"], decode=frames["decode_attention"], prefill=frames["prefill_attention"],
                           collective=frames["collective"], peaks=peaks, source=source)
-    host = fit_engine(host=frames["host"], sampling=frames["sampling"], layer=frames["layer"], hbm_bytes_s=peaks.bytes_s,
-                      source=source)
-    host = fit_step_overhead(frames["host"], host, _pieces(machine, PLANNER_DTYPES[facts["device"]], sheet, kernels, host))
+    host = fit_engine(host=frames["host"], sampling=frames["sampling"], layer=frames["layer"], step=frames["step"],
+                      hbm_bytes_s=peaks.bytes_s, source=source)
+    drift = machine_drift(round_frame(folder, name) for name in BENCHES)
+    evidence = replace(kernels.evidence, warnings=(*kernels.evidence.warnings, _drift_note(drift)))
     tables = tuple(SourceTable(path=f"{SAMPLES}/{name}.jsonl", framework_version=str(facts.get("torch")),
                                num_rows=len(frame)) for name, frame in frames.items() if not frame.empty)
+    machine_fit = with_contention(fit_machine(folder, facts, peaks, source=source), kernels.contention, source=source)
+    tables += machine_tables(folder, machine_fit, path=SAMPLES, version=str(facts.get("torch")))
     profile = FittedProfile(
-        machine=machine, engine=ENGINE, kernels=kernels.kernels, host=host, serving=None,
+        machine=machine, engine=ENGINE, kernels=kernels_with_drift(kernels.kernels, drift or 0.0), serving=None,
+        host=engine_with_drift(host, drift or 0.0), machine_fit=machine_fit,
         collectives=tuple(error.curve for error in kernels.evidence.collective_errors),
         made_from=MadeFrom(package="tpplanner calibrate", version=str(facts.get("torch")), tables=tables, notice=_NOTICE))
-    return profile, kernels.evidence, sheet
+    return profile, evidence, sheet
 
 
-def _pieces(
-    machine: str, dtype: str, sheet: str | None, kernels: "CalibratedKernels", host: EngineFit
-) -> Callable[[FloatArray], FloatArray]:
-    """Forward and sampling that the fitted pieces predict for the model of the host tasks, over the sequences [s]."""
-    from tpplanner.cost.step_time import step_time
-    from tpplanner.domain.step import Batch
-
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_bytes(msgspec.json.encode(HOST_MODEL))
-        model = load_model(folder, dtype=dtype)
-        if sheet is None:
-            hardware = load_hardware(machine)
-        else:
-            place = Path(folder) / machine / "datasheet.toml"
-            place.parent.mkdir()
-            place.write_text(sheet, encoding="utf-8")
-            hardware = load_hardware(str(place))
-    profile = FittedProfile(
-        machine=hardware.name, engine=ENGINE, kernels=kernels.kernels, collectives=(), serving=None, host=host,
-        made_from=MadeFrom(package="tpplanner calibrate", version="", tables=(), notice=_NOTICE))
-    engine = with_engine_fit(load_engine("tpplanner-sequential"), host)
-
-    def predicted_s(num_seqs: FloatArray) -> FloatArray:
-        step = step_time(model, apply_kernels(hardware, profile), engine, tp=1.0,
-                         batch=Batch(num_decode_seqs=num_seqs, decode_context_tok=float(HOST_CONTEXT_TOK)))
-        return np.asarray(step.linear_s + step.attention_s + step.elementwise_s + step.launch_s + step.sampling_s)
-
-    return predicted_s
+def _drift_note(drift: float | None) -> str:
+    if drift is None:
+        return "one pass over the cases: standard errors do not know how the machine's speed drifts"
+    return (f"between passes over the same cases the machine's speed moved by {drift:.1%} (standard deviation); the standard "
+            "errors in the fitted file and of the host tasks contain it, those of the table of kernels do not")
 
 
 def _peaks_of(hardware: HardwareProfile) -> dict[str, Any]:
@@ -159,6 +136,7 @@ def fit_calibration(root: Path, machine: str, *, overwrite: bool = False) -> Cal
     OutputError
         If a file exists and ``overwrite`` is false, or cannot be written.
     """
+    from tpplanner.api.calibration_compared import compared_sections
     from tpplanner.report.calibration_text import calibration_report
     from tpplanner.report.fit_plots import fit_plot_png
 
@@ -167,6 +145,8 @@ def fit_calibration(root: Path, machine: str, *, overwrite: bool = False) -> Cal
     check_output(root, machine, names, overwrite=overwrite)
     profile, evidence, sheet = fit_samples(folder / SAMPLES, machine)
     report = calibration_report(profile, evidence, facts=read_machine(folder / SAMPLES), plot_name=names[2])
+    report += machine_report(folder / SAMPLES, profile.machine_fit)
+    report += compared_sections(folder, profile, evidence, facts=read_machine(folder / SAMPLES))
     plot = fit_plot_png(evidence.residuals, title=f"{ENGINE} on {machine}")
     files = dict(zip(names, (encode_fitted(profile), report.encode(), plot), strict=True))
     if sheet is not None:

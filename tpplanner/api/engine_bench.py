@@ -72,6 +72,16 @@ class EngineRun:
     energy_j: float | None
 
     @property
+    def emulated_tp(self) -> int | None:
+        """Degree of which one rank ran with delays for collectives; ``None`` where all ranks ran."""
+        return None if self.config.emulate is None else self.config.emulate.tp
+
+    @property
+    def emulated(self) -> str | None:
+        """What must stand beside figures of such a run, and whose collectives the delays are; ``None`` where all ranks ran."""
+        return None if self.config.emulate is None else self.config.emulate.label
+
+    @property
     def energy_j_per_tok(self) -> float | None:
         """Energy per output token [J]."""
         return None if self.energy_j is None else self.energy_j / max(int(self.requests.osl_tok.sum()), 1)

@@ -8,7 +8,7 @@ from tpplanner.api.engine_bench import EngineRun
 from tpplanner.domain.simulation import Quantiles
 from tpplanner.engine.timeline import chrome_trace, json_lines
 from tpplanner.io.files import OutputFolder
-from tpplanner.report.engine_text import document_json, engine_text, run_csv
+from tpplanner.report.engine_text import document_json, engine_text, labelled_csv, run_csv
 from tpplanner.report.simulation_logs import requests_csv
 
 FILES = ("engine_run.json", "requests.csv", "steps.jsonl", "trace.json", "run.csv")
@@ -26,15 +26,16 @@ def _loop(run: EngineRun) -> str:
 
 
 def run_document(run: EngineRun) -> dict[str, Any]:
-    """Figures of a run as plain values, SI units in the names."""
+    """Figures of a run as plain values, SI units in the names; ``emulated`` is null where all ``tp`` ranks ran."""
     config = run.config
     return {
-        "model": run.model_name, "device": run.device, "tp": config.tp, "dtype": run.dtype, "load_format": config.load_format,
-        "loop": _loop(run), "concurrency": run.concurrency, "num_requests": int(run.requests.osl_tok.size),
-        "mean_isl_tok": float(run.requests.isl_tok.mean()), "mean_osl_tok": float(run.requests.osl_tok.mean()),
-        "max_num_seqs": config.max_num_seqs, "max_num_batched_tokens": config.max_num_batched_tokens,
-        "kv_block_size_tok": config.kv_block_size_tok, "num_kv_blocks": run.num_kv_blocks, "weight_bytes": run.weight_bytes,
-        "delays": asdict(config.delays), "duration_s": run.duration_s, "throughput_tok_s": run.throughput_tok_s,
+        "model": run.model_name, "device": run.device, "tp": config.share_tp, "emulated": run.emulated, "dtype": run.dtype,
+        "load_format": config.load_format, "loop": _loop(run), "concurrency": run.concurrency,
+        "num_requests": int(run.requests.osl_tok.size), "mean_isl_tok": float(run.requests.isl_tok.mean()),
+        "mean_osl_tok": float(run.requests.osl_tok.mean()), "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": config.max_num_batched_tokens, "kv_block_size_tok": config.kv_block_size_tok,
+        "num_kv_blocks": run.num_kv_blocks, "weight_bytes": run.weight_bytes, "delays": asdict(config.delays),
+        "duration_s": run.duration_s, "throughput_tok_s": run.throughput_tok_s,
         "request_rate_req_s": run.request_rate_req_s, "num_preemptions": run.num_preemptions,
         "num_unused_rows": run.num_unused_rows, "kv_peak_frac": run.kv_peak_frac, "busy_frac": run.busy_frac,
         "latencies": {k: None if q is None else asdict(q) for k, q in _latencies(run).items()},
@@ -65,7 +66,9 @@ def write_run(run: EngineRun, folder: str | Path, *, model: str, system: str | N
     model, system
         Names or paths of model and machine profile that ``tpplanner validate`` shall predict the run with.
     """
-    contents = [run_json(run), requests_csv(run.requests), json_lines(list(run.steps)), chrome_trace(list(run.steps))]
+    steps, emulated = list(run.steps), run.emulated
+    contents = [run_json(run), labelled_csv(requests_csv(run.requests), emulated), json_lines(steps, emulated=emulated),
+                chrome_trace(steps, emulated=emulated)]
     files = dict(zip(FILES, contents, strict=False))
     if system is not None:
         engine = "tpplanner-overlap" if run.config.switches.async_sched else "tpplanner-sequential"

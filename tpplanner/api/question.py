@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Required, TypedDict, TypeVar, Unpack, cast
 
 from tpplanner.api.loaded import with_kernels, with_runs
+from tpplanner.domain.contention import with_busy
 from tpplanner.domain.engine import EngineProfile, Preemption, SamplingPolicy
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec
@@ -174,6 +175,7 @@ def question(**asked: Unpack[Asked]) -> Question:
     model = given if isinstance(given, ModelSpec) else load_model(
         given, dtype=asked.get("dtype"), kv_cache_dtype=asked.get("kv_cache_dtype"))
     hardware, engine = _engine_of(asked, machine, model)
+    hardware = with_busy(hardware, num_gpus or hardware.gpus_per_node)
     targets = Targets(ttft_s=_seconds(asked.get("ttft_ms")), tpot_s=_seconds(asked.get("tpot_ms")))
     built = Question(
         model=model, hardware=hardware, engine=engine, num_gpus=num_gpus or hardware.gpus_per_node,

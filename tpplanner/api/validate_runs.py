@@ -16,6 +16,7 @@ from tpplanner.cost.outside import latency_std
 from tpplanner.cost.replica import ReplicaGrid
 from tpplanner.cost.steady_state import running_limit
 from tpplanner.cost.work import work_of
+from tpplanner.domain.contention import with_busy
 from tpplanner.domain.engine import EngineProfile
 from tpplanner.domain.hardware import HardwareProfile
 from tpplanner.domain.model import ModelSpec, MoeMlp
@@ -73,11 +74,22 @@ def _predict_alike(runs: Sequence[MeasuredRun]) -> list[RunPrediction]:
     engine = with_runs(engine, hardware, model, family=_family(first))
     obstacles = [degree_obstacle(model, run.tp) for run in runs]
     possible = [run for run, obstacle in zip(runs, obstacles, strict=True) if not obstacle]
-    found = iter(_evaluated(model, hardware, engine, possible) if possible else ())
+    found = iter(_by_degree(model, hardware, engine, possible) if possible else ())
     return [
         RunPrediction(run_id=run.run_id, status=f"error: tp {run.tp}: {obstacle}") if obstacle else next(found)
         for run, obstacle in zip(runs, obstacles, strict=True)
     ]
+
+
+def _by_degree(
+    model: ModelSpec, hardware: HardwareProfile, engine: EngineProfile, runs: Sequence[MeasuredRun]
+) -> list[RunPrediction]:
+    """Predict runs; where devices share a memory, each degree on the machine as its ranks see it."""
+    if not hardware.contention:
+        return _evaluated(model, hardware, engine, runs)
+    degrees = {tp: [run for run in runs if run.tp == tp] for tp in dict.fromkeys(run.tp for run in runs)}
+    found = {tp: iter(_evaluated(model, with_busy(hardware, tp), engine, own)) for tp, own in degrees.items()}
+    return [next(found[run.tp]) for run in runs]
 
 
 def _evaluated(

@@ -62,6 +62,14 @@ def _numbers(flag: str, text: str | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
+def _lengths(text: str) -> tuple[tuple[int, int], ...]:
+    parts = [re.fullmatch(r"\s*([1-9][0-9]{0,6})/([1-9][0-9]{0,6})\s*", part) for part in text.split(",")]
+    found = [(int(part[1]), int(part[2])) for part in parts if part is not None]
+    if len(found) < len(parts):
+        reject(WorkloadError, "--length", "be prompts and outputs such as 64/32,1024/128", text)
+    return tuple(dict.fromkeys(found))
+
+
 @calibrate.command("fit")
 @_MACHINE
 @_OUT
@@ -78,28 +86,35 @@ def fit_command(*, machine: str | None, out: Path | None, overwrite: bool) -> No
 
 @calibrate.command("verify")
 @click.option("--model", "models", multiple=True, metavar="DIR",
-              help="Directory with config.json, and weights or not. Default: a small random model; may be given several times.")
+              help="Directory with config.json, and weights or not; may be given several times. tiny, and the default: a small "
+              "random model.")
 @click.option("--tp", "degrees", metavar="T,T,...", default="1,2", show_default=True)
 @click.option("--batch", "batches", metavar="N,N,...", default="1,8,32", show_default=True, help="Clients of the closed loop.")
+@click.option("--length", "lengths", metavar="ISL/OSL,...", default="64/32", show_default=True, help="Prompt and output tokens.")
+@click.option("--emulate-tp", "emulated", metavar="T,T,...", help="Also run one rank of T on one device, with dummy weights and "
+              "delays for collectives; judged apart.")
 @_MACHINE
 @_OUT
 @_OVERWRITE
-def verify_command(*, models: tuple[str, ...], degrees: str, batches: str, machine: str | None, out: Path | None,
-                   overwrite: bool) -> None:
-    """Predict the engine of this package on this machine, run it, and compare: tasks, step, throughput, overlap.
+def verify_command(*, models: tuple[str, ...], degrees: str, batches: str, lengths: str, emulated: str | None,
+                   machine: str | None, out: Path | None, overwrite: bool) -> None:
+    """Predict the engine of this package on this machine, run it, and compare.
 
-    Both loops; writes verify.csv (both sides) and runs.csv, which tpplanner validate reads, beside the profile.
+    Tasks, step, throughput, latencies, KV blocks, energy where it is counted, overlap; both loops. Writes verify.csv (both
+    sides) and runs.csv, which tpplanner validate reads, beside the profile. A case that fails is noted and left out.
     """
     from tpplanner.api.calibration import chosen_machine
+    from tpplanner.api.calibration_cases import Asked
     from tpplanner.api.calibration_verify import verified
     from tpplanner.io.fitted_write import output_folder
     from tpplanner.report.verify_text import header, line, verdict_text
 
     heads = iter([header()])
     root = output_folder(out)
-    verdict, paths = verified(
-        root, degrees=_numbers("--tp", degrees), batches=_numbers("--batch", batches), name=chosen_machine(root, machine),
-        models=models, overwrite=overwrite, report=lambda row: click.echo("\n".join([*heads, line(row)])))
+    asked = Asked(models=models, degrees=_numbers("--tp", degrees), batches=_numbers("--batch", batches),
+                  lengths=_lengths(lengths), emulated=_numbers("--emulate-tp", emulated))
+    verdict, paths = verified(root, chosen_machine(root, machine), asked, overwrite=overwrite,
+                              report=lambda row: click.echo("\n".join([*heads, line(row)])))
     click.echo(verdict_text(verdict))
     _report(paths)
 

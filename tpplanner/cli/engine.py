@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from tpplanner.cli.options import length_of
-from tpplanner.errors import EngineError
+from tpplanner.errors import EngineError, WorkloadError, reject
 
 _LOOPS = ("sequential", "overlap")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -86,6 +86,20 @@ def _config(given: dict[str, Any], **more: Any) -> Any:
     return EngineConfig(switches=switches, preemption=Preemption(given.pop("preemption")), **given, **more)
 
 
+def _emulation(tp: int | None, machine: str | None, fit: str | None, system: str | None) -> Any:
+    """Delays of a machine's collectives; ``None`` where no rank is emulated."""
+    from tpplanner.api.emulation import emulation_on
+
+    if tp is None:
+        for flag, value in (("--machine", machine), ("--machine-fit", fit)):
+            if value is not None:
+                reject(WorkloadError, flag, "come with --emulate-tp", value, "engine bench")
+        return None
+    if (machine or system) is None:
+        reject(WorkloadError, "--machine", "name the profile whose collectives --emulate-tp delays", None, "engine bench")
+    return emulation_on(machine or str(system), tp, fit=fit)
+
+
 def _serves_a_rank() -> bool:
     """Be a rank of torchrun that does not drive, to its end."""
     from tpplanner.engine.torchrun import launched_rank, serve_rank
@@ -152,12 +166,16 @@ def generate(prompts: tuple[str, ...], max_tokens: int, stop: tuple[str, ...], i
 @click.option("--num-warmup", type=int, default=4, show_default=True, metavar="N")
 @click.option("--inject", default=(0.0, 0.0, 0.0), type=(float, float, float), metavar="T1 T2 T5",
               help="Milliseconds that the host sleeps in these tasks of every step.")
+@click.option("--emulate-tp", type=int, metavar="T", help="Run as one rank of T on one device, delays in place of collectives.")
+@click.option("--machine", metavar="NAME", help="Machine profile whose collectives --emulate-tp delays. Default: --system.")
+@click.option("--machine-fit", metavar="ENGINE", help="Fit of that machine with the curves. Default: this engine's, if any.")
 @click.option("--system", metavar="NAME", help="Machine profile to write into run.csv, which tpplanner validate reads.")
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--save-dir", metavar="DIR", help="Write figures, request log, steps and a Chrome trace.")
 @click.option("--overwrite", is_flag=True)
 def bench(*, inject: tuple[float, float, float], system: str | None, output_format: str, save_dir: str | None,
-          overwrite: bool, concurrency: int | None, request_rate: float | None, num_warmup: int, **given: Any) -> None:
+          overwrite: bool, concurrency: int | None, request_rate: float | None, num_warmup: int, emulate_tp: int | None,
+          machine: str | None, machine_fit: str | None, **given: Any) -> None:
     """Serve requests and print the metrics of serving, with the five tasks of a step."""
     if _serves_a_rank():
         return
@@ -173,8 +191,10 @@ def bench(*, inject: tuple[float, float, float], system: str | None, output_form
     traffic["seed"] = given["seed"]
     params = _policy(given)
     t1, t2, t5 = (ms / 1e3 for ms in inject)
-    config = _config(given, delays=Delays(schedule_s=t1, prepare_input_s=t2, process_output_s=t5))
-    with click.progressbar(length=1000, label="requests", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    config = _config(given, delays=Delays(schedule_s=t1, prepare_input_s=t2, process_output_s=t5),
+                     emulate=_emulation(emulate_tp, machine, machine_fit, system))
+    label = "requests" if config.emulate is None else "requests, emulated"
+    with click.progressbar(length=1000, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         run = engine_bench(config, traffic, concurrency=concurrency, request_rate=request_rate, params=params,  # type: ignore[arg-type]
                            num_warmup=num_warmup, progress=lambda done, total: bar.update(1000 * done // total - bar.pos))
     click.echo(run_json(run) if output_format == "json" else run_text(run), nl=output_format != "json")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from tpplanner.domain.engine import TaskCost
 from tpplanner.domain.engine_fit import EngineFit
 from tpplanner.domain.fitted_profile import FittedProfile
+from tpplanner.domain.hardware import Power
+from tpplanner.domain.machine_fit import CopyFit, MachineFit
 from tpplanner.domain.quantity import Quantity
 
 _KERNELS = ("gemm", "decode_attention", "prefill_attention", "moe")
@@ -33,12 +35,25 @@ class Drift:
 
 
 def coefficients(profile: FittedProfile) -> dict[str, Quantity]:
-    """Every fitted coefficient of kernels and host tasks, by a dotted name."""
+    """Every fitted coefficient of kernels, host tasks and the machine itself, by a dotted name."""
     found: dict[str, Quantity] = {}
     for kind in _KERNELS:
         for dtype, kernel in getattr(profile.kernels, kind).items():
             found |= {f"{kind}.{dtype}.{name}": getattr(kernel, name) for name in _COEFFICIENTS}
-    return found if profile.host is None else found | dict(_host(profile.host))
+    if profile.host is not None:
+        found |= dict(_host(profile.host))
+    return found if profile.machine_fit is None else found | dict(_machine(profile.machine_fit))
+
+
+def _machine(fit: MachineFit) -> Iterator[tuple[str, Quantity]]:
+    for shared in fit.contention:
+        yield f"contention.{shared.num_busy}.compute_frac", shared.compute_frac
+        yield f"contention.{shared.num_busy}.memory_frac", shared.memory_frac
+    if fit.power is not None:
+        yield from ((f"power.{name}", getattr(fit.power, name)) for name in Power.__slots__)
+    if fit.host_link is not None:
+        for way in ("to_device", "to_host"):
+            yield from ((f"host_link.{way}.{name}", getattr(getattr(fit.host_link, way), name)) for name in CopyFit.__slots__)
 
 
 def _host(fit: EngineFit) -> Iterator[tuple[str, Quantity]]:

@@ -6,6 +6,7 @@ from tpplanner.domain.checks import check_count
 from tpplanner.domain.engine_fit import EngineFit
 from tpplanner.domain.hardware import CollectiveCurve, HardwareProfile
 from tpplanner.domain.kernels import Kernels
+from tpplanner.domain.machine_fit import MachineFit, with_machine_fit
 from tpplanner.domain.serving_fit import ServingFit
 from tpplanner.errors import ProfileError, reject
 
@@ -68,6 +69,8 @@ class FittedProfile:
         Source of the kernels and the collectives.
     host
         From microbenchmarks of the engine's own host work, sampler and small kernels; ``None`` where none were made.
+    machine_fit
+        From microbenchmarks of the machine itself: power, copies to and from the host; ``None`` where none were made.
     """
 
     machine: str
@@ -77,6 +80,7 @@ class FittedProfile:
     serving: ServingFit | None
     made_from: MadeFrom
     host: EngineFit | None = None
+    machine_fit: MachineFit | None = None
 
     def __post_init__(self) -> None:
         place = f"{self.machine}/{self.engine}"
@@ -102,4 +106,6 @@ def apply_kernels(hardware: HardwareProfile, fitted: FittedProfile) -> HardwareP
     efficiency = hardware.efficiency
     if fitted.host is not None:
         efficiency = replace(efficiency, elementwise_memory=fitted.host.elementwise_memory)
+    if fitted.machine_fit is not None:
+        hardware = with_machine_fit(hardware, fitted.machine_fit)
     return replace(hardware, kernels=fitted.kernels, collectives=tuple(curves.values()), efficiency=efficiency)

@@ -46,6 +46,22 @@ class CollectiveCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Contention:
+    """What each of ``num_busy`` working devices keeps of its own arithmetic and bandwidth where they share a memory."""
+
+    num_busy: int
+    compute_frac: Quantity
+    memory_frac: Quantity
+
+    def __post_init__(self) -> None:
+        check_count(ProfileError, "contention", minimum=2, num_busy=self.num_busy)
+        for name in ("compute_frac", "memory_frac"):
+            share: Quantity = getattr(self, name)
+            if not 0 < share.value <= 1:
+                reject(ProfileError, name, "be in (0, 1]", share.value, share.source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """An interconnect, per GPU and per direction.
 
@@ -152,6 +168,8 @@ class HardwareProfile:
         Of one GPU; ``None`` where no list price is known.
     kernels
         Fitted kernels of one engine on this machine; ``None`` where none were measured: then the efficiencies hold.
+    contention
+        Where the devices share a memory, what each keeps while others work, by their number; `domain.contention` applies it.
     """
 
     name: str
@@ -173,6 +191,7 @@ class HardwareProfile:
     collectives: tuple[CollectiveCurve, ...] = ()
     link_domain_gpus: int | None = None
     kernels: Kernels | None = None
+    contention: tuple[Contention, ...] = ()
     place: str = "<memory>"
 
     def __post_init__(self) -> None:

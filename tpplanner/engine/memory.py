@@ -19,7 +19,7 @@ def free_bytes(device: torch.device, config: EngineConfig) -> int:
         return int(free - (1.0 - config.gpu_memory_utilization) * total)
     with open("/proc/meminfo", encoding="ascii") as file:
         lines = dict(line.split(":") for line in file)
-    return int(_CPU_SHARE * int(lines["MemAvailable"].split()[0]) * 1024 / config.tp)
+    return int(_CPU_SHARE * int(lines["MemAvailable"].split()[0]) * 1024 / config.share_tp)
 
 
 def weight_bytes(model: EngineModel, tp: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -32,30 +32,30 @@ def weight_bytes(model: EngineModel, tp: int, dtype: torch.dtype, device: torch.
 
 def activation_bytes(model: EngineModel, config: EngineConfig, dtype: torch.dtype) -> int:
     """Bytes of the widest intermediate results of a step, logits in 32 bits and three of their like for sampling."""
-    wide = 2 * model.intermediate_size // config.tp + 4 * model.hidden_size + 3 * model.num_heads * model.head_dim
+    wide = 2 * model.intermediate_size // config.share_tp + 4 * model.hidden_size + 3 * model.num_heads * model.head_dim
     return config.max_num_batched_tokens * wide * dtype.itemsize + 4 * config.max_num_seqs * model.vocab_size * 4
 
 
 def check_fits(model: EngineModel, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> None:
     """Raise `ModelError` where weights and one block do not fit; say how many bytes are short and which t would do."""
-    have = free_bytes(device, config)
+    have, own = free_bytes(device, config), config.share_tp
 
     def short(tp: int) -> int:
         need = weight_bytes(model, tp, dtype, device) + config.kv_block_size_tok * kv_bytes_per_tok(model, tp, dtype.itemsize)
         # Ranks on a CPU share its memory; each on a GPU has its own.
-        return need - (have * config.tp // tp if device.type == "cpu" else have)
+        return need - (have * own // tp if device.type == "cpu" else have)
 
-    if short(config.tp) <= 0:
+    if short(own) <= 0:
         return
-    fitting = [tp for tp in (1, 2, 4, 8, 16, 32) if tp > config.tp and short(tp) <= 0]
+    fitting = [tp for tp in (1, 2, 4, 8, 16, 32) if tp > own and short(tp) <= 0]
     advice = f"t = {fitting[0]} would fit" if fitting else "no degree up to 32 would fit"
-    raise ModelError(f"{config.model}: the weights of a rank at t = {config.tp} are {short(config.tp):,} bytes too large for "
+    raise ModelError(f"{config.model}: the weights of a rank at t = {own} are {short(own):,} bytes too large for "
                      f"the {have:,} bytes that it may use; {advice}")
 
 
 def num_kv_blocks(model: EngineModel, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> int:
     """KV blocks that fit beside the weights, which are loaded; what the settings say where they say it."""
-    block_bytes = config.kv_block_size_tok * kv_bytes_per_tok(model, config.tp, dtype.itemsize)
+    block_bytes = config.kv_block_size_tok * kv_bytes_per_tok(model, config.share_tp, dtype.itemsize)
     if config.num_kv_blocks is not None:
         return config.num_kv_blocks
     if config.kv_cache_bytes is not None:

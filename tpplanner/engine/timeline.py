@@ -50,19 +50,21 @@ class StepRecord:
 FIELDS = tuple(field.name for field in fields(StepRecord))
 
 
-def json_lines(records: list[StepRecord]) -> str:
-    """One JSON object per step; what was never measured is null."""
-    return "".join(json.dumps({k: None if isnan(v) else v for k, v in asdict(r).items()}) + "\n" for r in records)
+def json_lines(records: list[StepRecord], *, emulated: str | None = None) -> str:
+    """One JSON object per step; what was never measured is null. ``emulated`` labels steps of one rank without the others."""
+    more = {} if emulated is None else {"emulated": emulated}
+    return "".join(json.dumps({k: None if isnan(v) else v for k, v in asdict(r).items()} | more) + "\n" for r in records)
 
 
-def chrome_trace(records: list[StepRecord]) -> str:
-    """Events that chrome://tracing and Perfetto read: one row for the host, one for the device."""
+def chrome_trace(records: list[StepRecord], *, emulated: str | None = None) -> str:
+    """Events that chrome://tracing and Perfetto read: one row for the host, one for the device, with the label if any."""
     if not records:
         return json.dumps({"traceEvents": []})
+    device = "device, rank 0: T3 T4" if emulated is None else f"device, T3 T4, {emulated}"
     zero = min(r.schedule_begin_s for r in records)
     events: list[dict[str, Any]] = [
         {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}}
-        for tid, name in ((1, "host: T1 T2 T5"), (2, "device, rank 0: T3 T4"))]
+        for tid, name in ((1, "host: T1 T2 T5"), (2, device))]
     for record in records:
         about = {"step": record.step_index, "decode": record.num_decode_seqs, "prefill_tok": record.num_prefill_tok,
                  "kv_used": round(record.kv_used_frac, 4)}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tpplanner.engine.attention import PagedAttention
 from tpplanner.engine.config import EngineConfig
+from tpplanner.engine.emulated_ranks import EmulatedRanks
 from tpplanner.engine.graphs import DecodeGraphs
 from tpplanner.engine.link import connect
 from tpplanner.engine.memory import check_fits, num_kv_blocks, weight_bytes
@@ -66,11 +67,10 @@ class Worker:
         model = read_model(config.model)
         self.device, self.dtype = self._place(model)
         check_fits(model, config, self.dtype, self.device)
-        shares = self.device.type == "cpu" and config.tp > 1 and can_share(self._store)
-        ranks = (SharedRanks if shares else Ranks)(self._rank, config.tp, model.vocab_size)
+        ranks = self._ranks(model)
         decoder = self._load(model, ranks)
         blocks = num_kv_blocks(model, config, self.dtype, self.device)
-        weights = weight_bytes(model, config.tp, self.dtype, self.device)
+        weights = weight_bytes(model, config.share_tp, self.dtype, self.device)
         self.send(Ready(self._rank, blocks, self._device_name(), str(self.dtype).removeprefix("torch."), weights))
         allocate = self._inbox.get()
         assert isinstance(allocate, Allocate)
@@ -84,6 +84,13 @@ class Worker:
             ids, laps = runner.run(step)
             if self._rank == 0:
                 self._hand_over(step.step_index, ids, laps, runner)
+
+    def _ranks(self, model: EngineModel) -> Ranks:
+        config = self._config
+        if config.emulate is not None:
+            return EmulatedRanks(config.emulate, model.vocab_size)
+        shares = self.device.type == "cpu" and config.tp > 1 and can_share(self._store)
+        return (SharedRanks if shares else Ranks)(self._rank, config.tp, model.vocab_size)
 
     def _hand_over(self, step_index: int, ids: Tensor, laps: Laps, runner: Runner) -> None:
         if self.device.type == "cpu":
@@ -140,7 +147,7 @@ class Worker:
 
     def _load(self, model: EngineModel, ranks: Ranks) -> Decoder:
         config = self._config
-        part = partition(model, self._rank, config.tp)
+        part = partition(model, self._rank, config.share_tp)
         with contextlib.ExitStack() as stack, torch.inference_mode():
             if config.load_format == "dummy":
                 source: Checkpoint | Dummy = Dummy(config.seed + self._rank, self.device)
@@ -153,7 +160,8 @@ class Worker:
         return decoder
 
     def _runner(self, decoder: Decoder, ranks: Ranks, num_blocks: int) -> Runner:
-        config, part, model = self._config, partition(decoder.model, self._rank, self._config.tp), decoder.model
+        config, model = self._config, decoder.model
+        part = partition(model, self._rank, config.share_tp)
         size = config.kv_block_size_tok
         is_cuda, context = self.device.type == "cuda", config.max_context_tok or model.max_context_tok
         # On a GPU one block more: rows that fill a captured batch write there.

@@ -32,7 +32,7 @@ def worker_environment(config: EngineConfig) -> dict[str, str]:
     grants them.
     """
     cores = len(os.sched_getaffinity(0))
-    threads = config.num_threads or (1 if config.tp > 1 else max(cores - 1, 1))
+    threads = config.num_threads or (1 if config.share_tp > 1 else max(cores - 1, 1))
     return os.environ | {
         "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": "4294967296",
         "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456", "THP_MEM_ALLOC_ENABLE": "1",

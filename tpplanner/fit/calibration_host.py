@@ -1,7 +1,5 @@
 """The engine's own terms from raw samples: T1, T2, T5, what stays exposed, sampling, the small kernels of a layer."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -9,7 +7,7 @@ import pandas as pd
 
 from tpplanner.domain.engine import SamplingPolicy, TaskCost
 from tpplanner.domain.engine_fit import EngineFit
-from tpplanner.domain.quantity import Provenance, Quantity
+from tpplanner.domain.quantity import Quantity
 from tpplanner.errors import ProfileError, reject
 from tpplanner.fit.task_lines import FloatArray, fit_parts
 
@@ -50,28 +48,17 @@ def _sampling(rows: pd.DataFrame, source: str) -> TaskCost:
     return TaskCost(**fit_parts(parts, rows["latency_s"].to_numpy(dtype=float), source=source))
 
 
-def fit_step_overhead(host: pd.DataFrame, fit: EngineFit, predicted_s: Callable[[FloatArray], FloatArray]) -> EngineFit:
-    """Return the fit with what the device takes in a step beyond the predicted pieces.
-
-    Parameters
-    ----------
-    host
-        Samples as for `fit_engine`; the task ``device`` of the sequential loop at t = 1 counts.
-    predicted_s
-        Predicted forward and sampling of the model of these samples over the number of sequences [s].
-    """
-    rows = host[(host["task"] == "device") & (host["loop"] == "sequential") & (host["tp"] == 1)]
-    num_seqs, device_s = (rows[name].to_numpy(dtype=float) for name in ("num_seqs", "latency_s"))
-    beyond_s = device_s - predicted_s(num_seqs)
-    # Weighted by the whole step: where little is left over, its own relative error means nothing.
+def _step_overhead(rows: pd.DataFrame, source: str) -> TaskCost:
+    """What the device does in a step outside layers, LM head and sampling, over the sequences."""
+    num_seqs = rows["num_seqs"].to_numpy(dtype=float)
     parts = {"fixed_s": np.ones(len(rows)), "per_seq_s": num_seqs}
-    return replace(fit, step_overhead=TaskCost(**fit_parts(parts, beyond_s, source=fit.source, scale_s=device_s)))
+    return TaskCost(**fit_parts(parts, rows["latency_s"].to_numpy(dtype=float), source=source))
 
 
 def fit_engine(
-    *, host: pd.DataFrame, sampling: pd.DataFrame, layer: pd.DataFrame, hbm_bytes_s: float, source: str
+    *, host: pd.DataFrame, sampling: pd.DataFrame, layer: pd.DataFrame, step: pd.DataFrame, hbm_bytes_s: float, source: str
 ) -> EngineFit:
-    """Fit the engine's own terms; what a step takes around them is 0 until `fit_step_overhead`.
+    """Fit the engine's own terms.
 
     Parameters
     ----------
@@ -81,6 +68,8 @@ def fit_engine(
         Columns policy, num_rows, vocab_size, latency_s [s].
     layer
         Columns dtype, num_tok, hidden_size, num_heads, num_kv_heads, head_dim, num_columns, latency_s [s].
+    step
+        Columns num_seqs, latency_s [s].
     hbm_bytes_s
         Peak bandwidth of the machine [bytes/s].
     source
@@ -91,21 +80,16 @@ def fit_engine(
     ProfileError
         If a benchmark has no samples.
     """
-    for name, frame in (("host", host), ("sampling", sampling), ("layer", layer)):
+    for name, frame in (("host", host), ("sampling", sampling), ("layer", layer), ("step", step)):
         if frame.empty:
             reject(ProfileError, name, "have samples", 0, source)
     small = fit_parts({"layer_overhead_s": np.ones(len(layer)), "per_byte_s": layer_bytes(layer)},
                       layer["latency_s"].to_numpy(dtype=float), source=source)
     return EngineFit(
         source=source, layer_overhead_s=small["layer_overhead_s"],
-        elementwise_memory=_share(small["per_byte_s"], hbm_bytes_s), step_overhead=_nothing(source),
+        elementwise_memory=_share(small["per_byte_s"], hbm_bytes_s), step_overhead=_step_overhead(step, source),
         sampling={policy: _sampling(sampling[sampling["policy"] == policy.value], source) for policy in SamplingPolicy},
         **_host_tasks(host, source))
-
-
-def _nothing(source: str) -> TaskCost:
-    none = Quantity(value=0.0, unit="s", provenance=Provenance.EXTRAPOLATED, source=source)
-    return TaskCost(fixed_s=none, per_seq_s=none)
 
 
 def _share(per_byte_s: Quantity, hbm_bytes_s: float) -> Quantity:

@@ -35,13 +35,14 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``times_s`` holds every iteration after the warm-up [s]; ``timer`` is ``host``, ``event`` (on a GPU's stream), ``graph``
     (the same, replayed) or ``counter``. ``values`` are other readings, in the unit that ends their names. A case that could
-    not run has no times and says why in ``note``.
+    not run has no times and says why in ``note``. ``round`` counts the passes over all cases, minutes apart.
     """
 
     bench: str
     case: dict[str, str | int]
     times_s: list[float]
     timer: str
+    round: int = 0
     values: dict[str, float] = {}
     clock_mhz: float | None = None
     power_w: float | None = None
@@ -127,24 +128,40 @@ def read_machine(folder: Path) -> Mapping[str, Any]:
 
 
 def sample_frame(folder: Path, bench: str, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """One row per case that ran: its sizes, other readings, and ``latency_s``, the median of the iterations [s].
+    """One row per case that ran: its sizes, other readings, and ``latency_s`` [s].
 
-    Empty where the benchmark has no file.
+    The time is the mean over the passes of each one's median. Empty where the benchmark has no file.
 
     Raises
     ------
     ProfileError
         If a sample lacks one of ``columns``, or a time makes no sense: the file and the line.
     """
-    path, rows = folder / f"{bench}.jsonl", []
+    rounds = round_frame(folder, bench, columns)
+    if rounds.empty:
+        return rounds
+    sizes = [name for name in rounds.columns if name not in ("round", "latency_s", *rounds.attrs["readings"])]
+    read = {name: "mean" for name in rounds.columns if name not in (*sizes, "round")}
+    return rounds.groupby(sizes, dropna=False, sort=False).agg(read).reset_index()
+
+
+def round_frame(folder: Path, bench: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """As `sample_frame`, with one row per case and pass, and its number in ``round``; ``latency_s`` is the median.
+
+    ``attrs["readings"]`` names the columns that are no part of the case.
+    """
+    path, rows, readings = folder / f"{bench}.jsonl", [], set[str]()
     for number, sample in enumerate(read_samples(path) if path.exists() else (), 1):
-        row = {**sample.case, **sample.values, "timer": sample.timer}
+        if not sample.times_s:
+            continue
+        row = {**sample.case, **sample.values, "timer": sample.timer, "round": sample.round}
         missing = [name for name in columns if name not in row]
         if missing:
             reject(ProfileError, f"line {number}", f"say {', '.join(missing)}", list(row), str(path))
-        if sample.times_s:
-            row["latency_s"] = median(sample.times_s)
-            if not 0 <= min(sample.times_s) <= max(sample.times_s) < inf:
-                reject(ProfileError, f"line {number}: times_s", "be finite and >= 0", min(sample.times_s), str(path))
-            rows.append(row)
-    return pd.DataFrame(rows)
+        if not 0 <= min(sample.times_s) <= max(sample.times_s) < inf:
+            reject(ProfileError, f"line {number}: times_s", "be finite and >= 0", min(sample.times_s), str(path))
+        rows.append(row | {"latency_s": median(sample.times_s)})
+        readings.update(sample.values)
+    frame = pd.DataFrame(rows)
+    frame.attrs["readings"] = sorted(readings)
+    return frame

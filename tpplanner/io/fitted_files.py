@@ -15,6 +15,7 @@ from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom, SourceTable
 from tpplanner.errors import ProfileError, reject
 from tpplanner.io.fitted_host import host_of, host_record
 from tpplanner.io.fitted_kernels import curve_of, curve_record, kernels_of, kernels_record
+from tpplanner.io.fitted_machine import machine_fit_of, machine_fit_record
 from tpplanner.io.fitted_records import (
     SCHEMA_VERSION,
     FittedRecord,
@@ -156,6 +157,8 @@ def encode_fitted(profile: FittedProfile) -> bytes:
         lines.append('"serving":{\n' + ",\n".join(f"{_json(k)}:{_json(v)}" for k, v in fields.items()) + "}")
     if profile.host is not None:
         lines.append(f'"host":{_json(host_record(profile.host))}')
+    if profile.machine_fit is not None:
+        lines.append(f'"machine_fit":{_json(machine_fit_record(profile.machine_fit))}')
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
@@ -189,6 +192,7 @@ def _profile(record: FittedRecord) -> FittedProfile:
                          for t in made.tables),
         ),
         host=None if record.host is None else host_of(record.host),
+        machine_fit=None if record.machine_fit is None else machine_fit_of(record.machine_fit),
     )
 
 

@@ -150,6 +150,53 @@ class HostRecord(Record, frozen=True, kw_only=True):
     elementwise_memory: QuantityRecord
 
 
+class RateRecord(QuantityRecord, frozen=True, kw_only=True):
+    """A coefficient that may be a bandwidth in bytes/s."""
+
+    value: Size
+
+
+class CopyRecord(Record, frozen=True, kw_only=True):
+    """Copies in one direction."""
+
+    alpha_s: QuantityRecord
+    bandwidth_bytes_s: RateRecord
+
+
+class HostLinkRecord(Record, frozen=True, kw_only=True):
+    """Copies between host and device."""
+
+    to_device: CopyRecord
+    to_host: CopyRecord
+
+
+class PowerRecord(Record, frozen=True, kw_only=True):
+    """Power in watts, and its shares."""
+
+    idle_w: QuantityRecord
+    board_w: QuantityRecord
+    busy_frac: QuantityRecord
+    memory_frac: QuantityRecord
+    compute_frac: QuantityRecord
+
+
+class ContentionRecord(Record, frozen=True, kw_only=True):
+    """Shares that working devices keep."""
+
+    num_busy: int
+    compute_frac: QuantityRecord
+    memory_frac: QuantityRecord
+
+
+class MachineFitRecord(Record, frozen=True, kw_only=True):
+    """What microbenchmarks said of the machine itself."""
+
+    source: Text
+    power: PowerRecord | None = None
+    host_link: HostLinkRecord | None = None
+    contention: tuple[ContentionRecord, ...] = ()
+
+
 class TableRecord(Record, frozen=True, kw_only=True):
     """One measured table."""
 
@@ -178,3 +225,4 @@ class FittedRecord(Record, frozen=True, kw_only=True):
     collectives: Annotated[tuple[CurveRecord, ...], Meta(max_length=200)]
     serving: ServingRecord | None = None
     host: HostRecord | None = None
+    machine_fit: MachineFitRecord | None = None

@@ -26,6 +26,7 @@ def engine_text(document: Mapping[str, Any], latencies: "Mapping[str, Quantiles 
     load = f"{d['concurrency']} clients" if d["concurrency"] is not None else "at its own times"
     lines = [
         f"{d['model']}, t = {d['tp']}, {d['dtype']}, on {d['device']}: {d['loop']}",
+        *([d["emulated"]] if d["emulated"] else []),
         f"{d['num_requests']} requests ({d['mean_isl_tok']:.0f} in, {d['mean_osl_tok']:.0f} out), {load}, "
         f"{d['num_kv_blocks']} KV blocks of {d['kv_block_size_tok']} tokens",
         "",
@@ -41,7 +42,8 @@ def engine_text(document: Mapping[str, Any], latencies: "Mapping[str, Quantiles 
         lines += ["", f"decode step, mean of {tasks['num_steps']} with {tasks['num_decode_seqs']:.1f} sequences [ms]:",
                   "  " + "  ".join(f"{title} {tasks[key] * MS:.3f}" for title, key in names)]
     if d["energy_j_per_tok"] is not None:
-        lines.append(f"energy {d['energy_j_per_tok']:.4f} J/tok, all GPUs of the machine")
+        whose = "all GPUs of the machine, of which one ran one rank" if d["emulated"] else "all GPUs of the machine"
+        lines.append(f"energy {d['energy_j_per_tok']:.4f} J/tok, {whose}")
     return "\n".join(lines)
 
 
@@ -55,17 +57,29 @@ def run_csv(document: Mapping[str, Any], *, model: str, system: str, engine: str
     ttft, tpot = latencies["TTFT"], latencies["TPOT"]
     if document["concurrency"] is None or ttft is None or tpot is None:
         return ""
+    emulated, source = document["emulated"], "tpplanner engine bench"
+    name = f"{document['model']}-tp{document['tp']}-{document['concurrency']}-{document['loop'].split(':')[0]}"
     values = {
-        "id": f"{document['model']}-tp{document['tp']}-{document['concurrency']}-{document['loop'].split(':')[0]}",
+        "id": f"{name}-emulated" if emulated else name,
         "model": model, "system": system, "engine": engine, "tp": document["tp"], "isl": round(document["mean_isl_tok"]),
         "osl": round(document["mean_osl_tok"]), "concurrency": document["concurrency"], "ttft_ms": ttft.mean_s * MS,
         "tpot_ms": tpot.mean_s * MS, "throughput_tok_s": document["throughput_tok_s"],
         "dtype": {"bfloat16": "bf16", "float16": "fp16"}.get(document["dtype"], ""), "max_num_seqs": document["max_num_seqs"],
-        "max_num_batched_tokens": document["max_num_batched_tokens"], "source": "tpplanner engine bench"}
+        "max_num_batched_tokens": document["max_num_batched_tokens"], "source": f"{source}; {emulated}" if emulated else source}
     out = io.StringIO()
     writer = csv.DictWriter(out, RUN_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerow(values)
+    return out.getvalue()
+
+
+def labelled_csv(text: str, emulated: str | None) -> str:
+    """Return a CSV text with the label of an emulated run as one more column; as it is where there is none."""
+    if emulated is None:
+        return text
+    rows = list(csv.reader(io.StringIO(text)))
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([[*row, emulated if i else "emulated"] for i, row in enumerate(rows)])
     return out.getvalue()
 
 
