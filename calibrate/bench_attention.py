@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from calibrate.bench import Bench, Plan, Prepared, close_to
-from calibrate.bench_gemm import TORCH_DTYPES
+from calibrate.bench_gemm import MAX_SEQS, TORCH_DTYPES
 from calibrate.samples import Case
 from calibrate.timing import Call, Piece
 from tpplanner.engine.attention import AttentionPlan, ChunkPlan, PagedAttention
@@ -43,7 +43,7 @@ def decode_cases(plan: Plan) -> Iterator[Case]:
         for num_seqs in plan.num_tok:
             for context in plan.context_tok:
                 size = 2 * num_seqs * context * kv * dim * TORCH_DTYPES[dtype].itemsize
-                if size <= MAX_KV_BYTES and num_seqs <= 512:
+                if size <= MAX_KV_BYTES and num_seqs <= MAX_SEQS:
                     yield {"kv_dtype": dtype, "num_seqs": num_seqs, "context_tok": context, "num_heads": heads,
                            "num_kv_heads": kv, "head_dim": dim}
 
@@ -64,7 +64,7 @@ def _cache(case: Case, bench: Bench, num_slots: int) -> PagedAttention:
     kind = TORCH_DTYPES[str(case["kv_dtype"])]
     layers = min(bench.rotation(2 * kv * num_slots * dim * kind.itemsize), 64)
     kernel = DecodeKernel(
-        max_batch=512, num_heads=int(case["num_heads"]), num_kv_heads=kv, head_dim=dim, max_context_tok=num_slots,
+        max_batch=MAX_SEQS, num_heads=int(case["num_heads"]), num_kv_heads=kv, head_dim=dim, max_context_tok=num_slots,
         block_size=BLOCK, device=bench.device) if bench.is_cuda else None
     cache = torch.empty(layers, 2, kv, num_slots, dim, device=bench.device, dtype=kind)
     cache.copy_(torch.randn(2, kv, num_slots, dim, device=bench.device))

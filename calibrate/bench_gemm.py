@@ -9,7 +9,7 @@ from calibrate.bench import Bench, Plan, Prepared, close_to
 from calibrate.samples import Case
 from tpplanner.engine.partition import partition
 
-NAME = "gemm"
+NAME, MAX_SEQS = "gemm", 512
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 4e-3, "fp8": 0.1}
 
@@ -28,10 +28,13 @@ def shapes(plan: Plan) -> list[tuple[int, int]]:
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    """Every shape at every number of rows."""
+    """Every shape at every number of rows; an LM head multiplies no more rows than sequences are sampled."""
+    heads = {(partition(model, 0, tp).num_tokens, model.hidden_size) for model in plan.models for tp in plan.degrees}
     for dtype in plan.dtypes:
         for out_features, in_features in shapes(plan):
             for num_tok in plan.num_tok:
+                if (out_features, in_features) in heads and num_tok > MAX_SEQS:
+                    continue
                 yield {"dtype": dtype, "num_tok": num_tok, "out_features": out_features, "in_features": in_features}
 
 

@@ -1,4 +1,4 @@
-"""T1, T2 and T5 of the engine and the ways of its messages, over the batch, with both loops: a model of one layer is served."""
+"""T1, T2 and T5 of the engine and the ways of its messages, over the batch, with both loops: a small model is served."""
 
 import json
 import tempfile
@@ -20,16 +20,18 @@ from tpplanner.engine.timeline import StepRecord
 from tpplanner.io.calibration_samples import ENGINE_DTYPES, HOST_MODEL, Sample
 
 NAME = "host"
-_ISL, _OSL = 64, 40
+_ISL, _OSL, _WARM_OSL = 64, 40, 8
+_MOST_SEQS = {"cpu": 64, "cuda": 256}
+"""Of what is measured: tasks are lines over the sequences, and a CPU's steps grow long."""
 
 
-def cases(plan: Plan, *, num_devices: int) -> Iterator[Case]:
-    """Both loops at every batch up to 256, at t = 1 and at the other degrees that this machine can run."""
+def cases(plan: Plan, bench: Bench, *, num_devices: int) -> Iterator[Case]:
+    """Both loops at batches up to a limit, at t = 1 and at the other degrees that this machine can run."""
     for tp in plan.degrees:
         if tp <= num_devices:
             for loop in LOOPS:
-                for num_seqs in plan.num_tok:
-                    if num_seqs <= 256:
+                for num_seqs in plan.num_tok[::2] if plan.is_quick else plan.num_tok:
+                    if num_seqs <= _MOST_SEQS[bench.device.type]:
                         yield {"loop": loop, "tp": tp, "num_seqs": num_seqs}
 
 
@@ -58,8 +60,9 @@ def measure(asked: list[Case], bench: Bench) -> Iterator[list[Sample]]:
             with Engine(config) as engine:
                 for case in own:
                     batch = int(case["num_seqs"])
-                    traffic = Traffic(name="host tasks", isl_tok=np.full(batch, _ISL), osl_tok=np.full(batch, _OSL))
-                    run_load(engine, traffic, SamplingParams(temperature=0.0), concurrency=batch)
+                    warm, traffic = (Traffic(name="host tasks", isl_tok=np.full(batch, _ISL), osl_tok=np.full(batch, osl))
+                                     for osl in (_WARM_OSL, _OSL))
+                    run_load(engine, warm, SamplingParams(temperature=0.0), concurrency=batch)
                     steps = run_load(engine, traffic, SamplingParams(temperature=0.0), concurrency=batch).steps
                     yield [bench.sample(NAME, {**case, "task": task}, times, "host")
                            for task, times in _tasks(steps, batch).items()]

@@ -8,13 +8,12 @@ from torch.nn import functional
 
 from calibrate.bench import Bench, Plan, Prepared, close_to
 from calibrate.bench_attention import BLOCK, MOST_ROWS
-from calibrate.bench_gemm import TORCH_DTYPES
+from calibrate.bench_gemm import MAX_SEQS, TORCH_DTYPES
 from calibrate.samples import Case
 from tpplanner.engine.partition import partition
 from tpplanner.engine.rope import rotate
 
 NAME, STEP = "layer", "step"
-MAX_SEQS = 512
 
 
 def cases(plan: Plan) -> Iterator[Case]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from calibrate.bench import Bench, Plan, Prepared, WrongAnswerError
+from calibrate.bench_gemm import MAX_SEQS
 from calibrate.samples import Case
 from tpplanner.engine.sampler import PolicyTable, TokenCounts, sample
 from tpplanner.engine.sampling_params import SamplingParams
@@ -27,7 +28,7 @@ def cases(plan: Plan) -> Iterator[Case]:
     for policy in POLICIES:
         for vocab in dict.fromkeys(model.vocab_size for model in plan.models):
             for rows in plan.num_tok:
-                if rows <= 512:
+                if rows <= MAX_SEQS:
                     yield {"policy": policy, "num_rows": rows, "vocab_size": vocab}
 
 

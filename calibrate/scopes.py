@@ -25,8 +25,8 @@ class Scope:
 
 
 SCOPES: Final = {
-    ("quick", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 32, 64, 256), context_tok=(64, 256, 1024), budget_s=0.02),
-    ("default", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 24, 32, 64, 128, 256, 512), budget_s=0.04,
+    ("quick", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 32, 64, 256, 1024), context_tok=(64, 256, 1024), budget_s=0.02),
+    ("default", "cpu"): Scope(num_tok=(1, 2, 4, 8, 16, 24, 32, 64, 128, 256, 512, 2048), budget_s=0.04,
                               context_tok=(32, 64, 128, 256, 512, 1024, 2048), num_rounds=3),
     ("full", "cpu"): Scope(num_tok=_ROWS, context_tok=(32, 64, 128, 256, 512, 1024, 2048, 4096), budget_s=0.1, num_rounds=3),
     ("quick", "cuda"): Scope(num_tok=(1, 8, 32, 64, 128, 256, 1024, 2048), context_tok=(128, 1024, 4096), budget_s=0.01,

@@ -114,7 +114,7 @@ def parts(plan: Plan, bench: Bench, *, num_devices: int) -> list[Part]:
         *_shared_memory(plan, bench, num_devices),
         part(bench_sampling.NAME, bench_sampling.cases(plan), bench_sampling.prepare),
         Part(bench_collectives.NAME, list(bench_collectives.cases(plan, num_devices=num_devices)), _collectives(plan, bench)),
-        Part(bench_host.NAME, list(bench_host.cases(plan, num_devices=num_devices)),
+        Part(bench_host.NAME, list(bench_host.cases(plan, bench, num_devices=num_devices)),
              lambda cases: bench_host.measure(cases, bench)),
         Part(bench_power.NAME, list(bench_power.cases(plan)),
              lambda cases: ([bench_power.measure(case, bench)] for case in cases)),

@@ -52,7 +52,8 @@ def host_samples():
         for tp in (1, 2):
             for n in (1, 4, 16, 64):
                 times_us = {"schedule": 20 + 0.5 * n, "prepare_input": 100 + 2 * n + 50 * np.log2(tp), "deliver": 80,
-                            "process_output": 10 + 3 * n, "reply": 60, "exposed": 150 + n, "device": 1000}
+                            "process_output": 10 + 3 * n, "reply": 60, "exposed": 150 + n,
+                            "device": 1000 + (200 + n) * (loop == "sequential")}
                 rows += [{"loop": loop, "tp": tp, "num_seqs": n, "task": task, "latency_s": time_us * 1e-6}
                          for task, time_us in times_us.items()]
     return pd.DataFrame(rows)
@@ -90,6 +91,8 @@ def test_the_engines_terms_are_found_again(fit):
     assert fit.prepare_input.per_log2_tp_s.value == pytest.approx(50e-6)
     assert fit.process_output.fixed_s.value == pytest.approx(70e-6)
     assert fit.exposed.per_seq_s.value == pytest.approx(1e-6)
+    assert fit.restart.fixed_s.value == pytest.approx(200e-6)
+    assert fit.restart.per_seq_s.value == pytest.approx(1e-6)
     assert fit.step_overhead.fixed_s.value == pytest.approx(90e-6)
     assert fit.step_overhead.per_seq_s.value == pytest.approx(2e-6)
     assert fit.sampling[SamplingPolicy.FULL].per_seq_per_vocab_tok_s.value == pytest.approx(1e-9)
@@ -107,6 +110,9 @@ def test_bytes_of_a_layer_by_hand():
 def test_what_stays_exposed_counts_only_where_the_engine_overlaps(fit):
     assert with_engine_fit(load_engine("tpplanner-sequential"), fit).exposed is None
     overlapped = with_engine_fit(load_engine("tpplanner-overlap"), fit)
+    # Only a device that waits has to get going again: 90 us around the layers, and 200 more.
+    assert overlapped.step_overhead.fixed_s.value == pytest.approx(90e-6)
+    assert with_engine_fit(load_engine("tpplanner-sequential"), fit).step_overhead.fixed_s.value == pytest.approx(290e-6)
     assert overlapped.exposed is fit.exposed
     assert overlapped.overlap_overhead_s.value == 0.0
 

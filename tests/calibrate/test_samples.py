@@ -67,7 +67,7 @@ def test_a_malformed_line_is_named(tmp_path, line):
         list(read_samples(log.path("gemm")))
 
 
-def test_a_frame_has_the_median_and_leaves_out_what_did_not_run(tmp_path):
+def test_a_frame_has_the_mean_and_leaves_out_what_did_not_run(tmp_path):
     log = SampleLog(tmp_path, FACTS)
     log.append(sample(1, values={"moved_bytes": 5.0}))
     log.append(sample(2, times=(), note="out of memory"))

@@ -40,6 +40,8 @@ FILES: Final = ("verify.csv", "runs.csv")
 _TASKS: Final = ("schedule_s", "prepare_input_s", "forward_s", "sampling_s", "process_output_s", "step_s")
 _TINY: Final = "tiny"
 _WARM_UP: Final = 4
+_REPEATS: Final = 3
+"""Of the runs with injected host time, whose ratio is judged."""
 _GREEDY: Final = SamplingParams(temperature=0.0)
 
 
@@ -86,7 +88,7 @@ class _Served:
     """One engine for the cases of a group: started when it is needed, and again after it failed."""
 
     def __init__(self, machine: Machine, group: Group, stack: ExitStack) -> None:
-        self._machine, self._group, self._stack = machine, group, stack
+        self.group, self._machine, self._stack = group, machine, stack
         self._engine: Engine | None = None
         self._refusal: TpplannerError | None = None
 
@@ -110,7 +112,7 @@ class _Served:
 
     def _started(self, case: Case) -> Engine:
         try:
-            engine = self._stack.enter_context(Engine(engine_config(self._machine, case, self._group.limits)))
+            engine = self._stack.enter_context(Engine(engine_config(self._machine, case, self.group.limits)))
         except TpplannerError as error:
             self._refusal = error  # it would not start for the other cases either
             raise
@@ -119,17 +121,42 @@ class _Served:
         return engine
 
 
-def run_group(machine: Machine, group: Group) -> Iterator[Compared]:
-    """Predict each case first, then run it; one that fails says why, and the others go on."""
+def run_groups(machine: Machine, side_by_side: Sequence[Group]) -> Iterator[Compared]:
+    """Predict each case first, then run it; one that fails says why, and the others go on.
+
+    The engines of all groups are up at once and serve in turn, so that what is compared lies seconds apart, not minutes in
+    which a machine with other tenants changes its speed. The cases of the groups differ in the loop only.
+    """
     with ExitStack() as stack:
-        served = _Served(machine, group, stack)
-        for case in group.cases:
-            try:
-                predicted, num_requests = predict(machine, group.spec, case, group.limits)
-                yield Compared(case=case, predicted=predicted, measured=served.run(case, num_requests),
-                               num_requests=num_requests, max_num_seqs=group.limits.max_num_seqs)
-            except TpplannerError as error:
-                yield Compared(case=case, predicted={}, measured={}, failure=str(error))
+        served = [_Served(machine, group, stack.enter_context(ExitStack())) for group in side_by_side]
+        for cases in zip(*(group.cases for group in side_by_side), strict=True):
+            repeats = _REPEATS if cases[0].injected_s and len(cases) > 1 else 1
+            yield from _in_turn(machine, list(zip(served, cases, strict=True)), repeats)
+
+
+def _in_turn(machine: Machine, runs: Sequence[tuple[_Served, Case]], repeats: int) -> Iterator[Compared]:
+    """Run the cases one after the other, ``repeats`` times over; what is measured is the mean."""
+    group = runs[0][0].group
+    failures: dict[Case, str] = {}
+    predicted: dict[Case, tuple[dict[str, float], int]] = {}
+    measured: dict[Case, list[dict[str, float]]] = {case: [] for _, case in runs}
+    for served, case in [*runs] * repeats:
+        if case in failures:
+            continue
+        try:
+            if case not in predicted:
+                predicted[case] = predict(machine, group.spec, case, group.limits)
+            measured[case].append(served.run(case, predicted[case][1]))
+        except TpplannerError as error:
+            failures[case] = str(error)
+    for _, case in runs:
+        if case in failures:
+            yield Compared(case=case, predicted={}, measured={}, failure=failures[case])
+            continue
+        figures, num_requests = predicted[case]
+        mean = {name: float(np.mean([one[name] for one in measured[case]])) for name in measured[case][0]}
+        yield Compared(case=case, predicted=figures, measured=mean, num_requests=num_requests,
+                       max_num_seqs=group.limits.max_num_seqs)
 
 
 def verified(
@@ -167,10 +194,13 @@ def verified(
     specs = {model: load_model(model, dtype=dtype) for model in _folders(asked.models or (_TINY,), root / name / "tiny-model")}
     every: list[Compared] = []
     for model, spec in specs.items():
-        for group in groups(machine, model, spec, asked):
-            for one in run_group(machine, group):
-                every.append(one)
-                report(_row(one))
+        found = list(groups(machine, model, spec, asked))
+        for loops in (found[i:i + len(LOOPS)] for i in range(0, len(found), len(LOOPS))):
+            # Two engines share a CPU's memory easily; each of a GPU's takes all that there is.
+            for together in [loops] if machine.device == "cpu" else [[group] for group in loops]:
+                for one in run_groups(machine, together):
+                    every.append(one)
+                    report(_row(one))
     if all(one.failure for one in every):
         raise WorkloadError(f"calibrate verify: all {len(every)} cases failed; the first one: {every[0].failure}")
     rows = [_row(one) for one in every]

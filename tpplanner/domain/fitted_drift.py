@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tpplanner.domain.engine import TaskCost
-from tpplanner.domain.engine_fit import EngineFit
+from tpplanner.domain.engine_fit import TASKS, EngineFit
 from tpplanner.domain.fitted_profile import FittedProfile
 from tpplanner.domain.hardware import Power
 from tpplanner.domain.machine_fit import CopyFit, MachineFit
@@ -13,7 +13,6 @@ from tpplanner.domain.quantity import Quantity
 
 _KERNELS = ("gemm", "decode_attention", "prefill_attention", "moe")
 _COEFFICIENTS = ("latency_s", "compute_frac", "memory_frac", "sharpness")
-_TASKS = ("schedule", "prepare_input", "process_output", "exposed", "step_overhead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +56,7 @@ def _machine(fit: MachineFit) -> Iterator[tuple[str, Quantity]]:
 
 
 def _host(fit: EngineFit) -> Iterator[tuple[str, Quantity]]:
-    tasks: dict[str, TaskCost] = {name: getattr(fit, name) for name in _TASKS}
+    tasks: dict[str, TaskCost] = {name: getattr(fit, name) for name in TASKS}
     tasks |= {f"sampling.{policy.value}": task for policy, task in fit.sampling.items()}
     for name, task in tasks.items():
         for field in TaskCost.__slots__:

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from tpplanner.domain.engine import TaskCost
-from tpplanner.domain.engine_fit import EngineFit
+from tpplanner.domain.engine_fit import TASKS, EngineFit
 from tpplanner.domain.kernels import Kernels
 from tpplanner.domain.quantity import Provenance, Quantity
 
 _MIN_CASES: Final = 5
 _RATES: Final = ("latency_s", "compute_frac", "memory_frac")
-_TASKS: Final = ("schedule", "prepare_input", "process_output", "exposed", "step_overhead")
 _KINDS: Final = ("gemm", "decode_attention", "prefill_attention", "moe")
 
 
@@ -72,6 +71,6 @@ def engine_with_drift(fit: EngineFit, drift: float) -> EngineFit:
         given = {name: getattr(task, name) for name in TaskCost.__slots__}
         return replace(task, **{name: _wider(q, drift) for name, q in given.items() if q is not None})
 
-    tasks: dict[str, Any] = {name: wider(getattr(fit, name)) for name in _TASKS}
+    tasks: dict[str, Any] = {name: wider(getattr(fit, name)) for name in TASKS}
     return replace(fit, **tasks, sampling={policy: wider(task) for policy, task in fit.sampling.items()},
                    layer_overhead_s=_wider(fit.layer_overhead_s, drift), elementwise_memory=_wider(fit.elementwise_memory, drift))

@@ -39,7 +39,17 @@ def _host_tasks(host: pd.DataFrame, source: str) -> dict[str, TaskCost]:
     sequential, overlap = (wide[wide["loop"] == loop] for loop in ("sequential", "overlap"))
     tasks = {name: _task(sequential.assign(latency_s=sequential[list(parts)].sum(axis=1)), source)
              for name, parts in _TASKS.items()}
-    return tasks | {"exposed": _task(overlap.assign(latency_s=overlap["exposed"]), source)}
+    return tasks | {"exposed": _task(overlap.assign(latency_s=overlap["exposed"]), source), "restart": _restart(wide, source)}
+
+
+def _restart(wide: pd.DataFrame, source: str) -> TaskCost:
+    """What the device takes longer in a loop that lets it wait for the host than in one that does not."""
+    device = wide.pivot_table(index=["tp", "num_seqs"], columns="loop", values="device").dropna()
+    num_seqs = device.index.get_level_values("num_seqs").to_numpy(dtype=float)
+    whole_s = device["sequential"].to_numpy(dtype=float)
+    # Relative to the whole step: where both loops take alike, the difference is noise.
+    parts = {"fixed_s": np.ones(len(device)), "per_seq_s": num_seqs}
+    return TaskCost(**fit_parts(parts, whole_s - device["overlap"].to_numpy(dtype=float), source=source, scale_s=whole_s))
 
 
 def _sampling(rows: pd.DataFrame, source: str) -> TaskCost:

@@ -3,13 +3,12 @@
 from typing import Any, Final
 
 from tpplanner.domain.engine import SamplingPolicy, TaskCost
-from tpplanner.domain.engine_fit import EngineFit
+from tpplanner.domain.engine_fit import TASKS, EngineFit
 from tpplanner.errors import ProfileError, reject
 from tpplanner.io.fitted_numbers import quantity_of, quantity_record
 from tpplanner.io.fitted_records import HostRecord, TaskRecord
 
 _FIELDS: Final = tuple(TaskCost.__slots__)
-_TASKS: Final = ("schedule", "prepare_input", "process_output", "exposed", "step_overhead")
 _SINGLES: Final = ("layer_overhead_s", "elementwise_memory")
 
 
@@ -26,7 +25,7 @@ def _task(record: TaskRecord, source: str) -> TaskCost:
 def host_record(fit: EngineFit) -> HostRecord:
     """Return the record of an engine's measured terms."""
     sampling = {policy.value: _task_record(task, fit.source) for policy, task in fit.sampling.items()}
-    fields: dict[str, Any] = {name: _task_record(getattr(fit, name), fit.source) for name in _TASKS}
+    fields: dict[str, Any] = {name: _task_record(getattr(fit, name), fit.source) for name in TASKS}
     fields |= {name: quantity_record(getattr(fit, name), source=fit.source) for name in _SINGLES}
     return HostRecord(source=fit.source, sampling=sampling, **fields)
 
@@ -45,7 +44,7 @@ def host_of(record: HostRecord) -> EngineFit:
         reject(ProfileError, "host.sampling", f"have the policies {', '.join(known)}", unknown)
     try:
         sampling = {SamplingPolicy(name): _task(task, record.source) for name, task in record.sampling.items()}
-        fields: dict[str, Any] = {name: _task(getattr(record, name), record.source) for name in _TASKS}
+        fields: dict[str, Any] = {name: _task(getattr(record, name), record.source) for name in TASKS}
         fields |= {name: quantity_of(getattr(record, name), name, source=record.source) for name in _SINGLES}
         return EngineFit(source=record.source, sampling=sampling, **fields)
     except ProfileError as error:

@@ -145,6 +145,7 @@ class HostRecord(Record, frozen=True, kw_only=True):
     process_output: TaskRecord
     exposed: TaskRecord
     step_overhead: TaskRecord
+    restart: TaskRecord
     sampling: dict[Text, TaskRecord]
     layer_overhead_s: QuantityRecord
     elementwise_memory: QuantityRecord

@@ -49,6 +49,7 @@ def _host(fit: EngineFit) -> Iterator[str]:
                        ("T5 process output, with the way back", fit.process_output),
                        ("exposed although everything overlaps", fit.exposed),
                        ("device, outside layers, LM head and sampling", fit.step_overhead),
+                       ("device, longer after it waited for the host", fit.restart),
                        *((f"T4 sampling, {policy.value}", task) for policy, task in fit.sampling.items())):
         yield f"| {name} | {_task(task)} |"
     yield f"| small operations of a layer | {_value(fit.layer_overhead_s, 1e6)} us, and their bytes at " \
