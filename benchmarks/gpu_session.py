@@ -53,9 +53,9 @@ def steps(device: str, machine: str, compare: str | None, folder: Path) -> Itera
     """The commands in the order of what is worth most."""
     planner, profiles = (sys.executable, "-m", "tpplanner"), str(folder / "profiles")
     place = ("--machine", machine, "--out", profiles)
-    yield Step("calibrate", (*planner, "calibrate", "--quick", "--device", device, *place), 200)
-    yield Step("fit", (*planner, "calibrate", "fit", *place, "--overwrite"), 60)
     models = [option for name in model_folders(MODELS[device], folder) for option in ("--model", name)]
+    yield Step("calibrate", (*planner, "calibrate", "--quick", "--device", device, *models, *place), 300)
+    yield Step("fit", (*planner, "calibrate", "fit", *place, "--overwrite"), 60)
     loads = ("--tp", "1", "--emulate-tp", "2,4,8", "--batch", "1,32,256", "--length", "128/64,1024/64,8128/64") \
         if device == "cuda" else ("--tp", "1,2", "--emulate-tp", "2", "--batch", "1,8")
     yield Step("verify", (*planner, "calibrate", "verify", *models, *loads, *place, "--overwrite"), 200)
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--machine", default="h200-own", help="name of the profile that is made")
+    parser.add_argument("--machine", default="h200", help="packaged profile whose datasheet and links are taken, or a new name")
     parser.add_argument("--compare", help="fitted-<engine>.json to set beside the new fit")
     parser.add_argument("--limit-s", type=float, default=560.0, help="for all steps together")
     given = parser.parse_args()

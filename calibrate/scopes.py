@@ -39,11 +39,20 @@ DEFAULT_MODELS: Final = {
     "cpu": ("HuggingFaceTB/SmolLM2-135M-Instruct",),
     "cuda": ("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen3-0.6B"),
 }
-def plan_of(scope: str, device: str, models: tuple[EngineModel, ...], *, degrees: tuple[int, ...]) -> Plan:
+def _dtypes(device: str, *, is_quick: bool, has_fp8: bool) -> tuple[str, ...]:
+    """Formats of the products; the first is that of all else."""
+    if device == "cpu":
+        return ("fp32",)
+    return ("bf16", *(() if is_quick else ("fp16",)), *(("fp8",) if has_fp8 else ()))
+
+
+def plan_of(
+    scope: str, device: str, models: tuple[EngineModel, ...], *, degrees: tuple[int, ...], has_fp8: bool = False
+) -> Plan:
     """What to measure on a device in a scope."""
     sizes = SCOPES[scope, device]
     return Plan(models=models, degrees=degrees, num_tok=sizes.num_tok,
-                context_tok=sizes.context_tok, dtypes=("fp32",) if device == "cpu" else ("bf16", "fp8"),
+                context_tok=sizes.context_tok, dtypes=_dtypes(device, is_quick=scope == "quick", has_fp8=has_fp8),
                 budget_s=sizes.budget_s, num_rounds=sizes.num_rounds, is_quick=scope == "quick")
 
 

@@ -17,6 +17,9 @@ from tpplanner.io.calibration_samples import TINY_MODEL, Progress, SessionAsked
 from tpplanner.io.machine_names import machine_name
 from tpplanner.io.model_registry import find_packaged
 
+_FP8_CAPABILITY = (8, 9)
+"""Ada and later multiply numbers of 8 bits."""
+
 
 def _device(name: str) -> torch.device:
     if name == "auto":
@@ -47,7 +50,8 @@ def run_session(asked: SessionAsked, report: Callable[[Progress], None]) -> tupl
     if not on_gpu:
         # A second shape, far from the first: efficiencies and the fixed cost of a call are told apart by it.
         models = (*models, engine_model(TINY_MODEL))
-    plan = plan_of(asked.scope, chosen.type, models, degrees=asked.degrees or ((1, 2, 4, 8) if on_gpu else (1, 2)))
+    plan = plan_of(asked.scope, chosen.type, models, degrees=asked.degrees or ((1, 2, 4, 8) if on_gpu else (1, 2)),
+                   has_fp8=on_gpu and torch.cuda.get_device_capability(chosen) >= _FP8_CAPABILITY)
     bench = Bench(device=chosen, nvml=Nvml(0 if on_gpu else None))
     facts = machine_facts(chosen, num_threads=1)
     name = asked.machine or machine_name(facts)

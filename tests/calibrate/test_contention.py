@@ -9,11 +9,11 @@ import pytest
 from tpplanner.api import recommend
 from tpplanner.domain.contention import shares, with_busy
 from tpplanner.domain.hardware import Contention
-from tpplanner.domain.kernels import GemmKernel
+from tpplanner.domain.kernels import GemmKernel, Kernels
 from tpplanner.domain.quantity import Provenance, Quantity
 from tpplanner.errors import ProfileError
 from tpplanner.fit.calibration_contention import alone, fit_contention, slowdowns
-from tpplanner.fit.calibration_drift import machine_drift, pass_factors
+from tpplanner.fit.calibration_drift import kernels_with_drift, machine_drift, pass_factors
 from tpplanner.fit.kernel_operators import gemm_operator
 from tpplanner.io.profile_hardware import load_hardware
 
@@ -134,3 +134,17 @@ def test_the_drift_between_passes_is_that_of_the_machine_and_not_of_single_cases
     assert machine_drift([passes((1.0, 1.0), noise=0.3)]) < 0.12
     assert machine_drift([passes((1.0,))]) is None
     assert machine_drift([]) is None
+
+
+def test_errors_contain_the_drift_and_what_no_sample_moves_with_has_one_as_large_as_itself():
+    def fitted(value, std_error):
+        return Quantity(value=value, unit="1", provenance=Provenance.FITTED, source="x", std_error=std_error, num_samples=9)
+
+    one = replace(kernel(), latency_s=fitted(1e-5, 3e-7), memory_frac=fitted(0.5, 0.0), sharpness=fitted(12.0, 1e-9))
+    wider = kernels_with_drift(Kernels(gemm={"fp32": one}), 0.04).gemm["fp32"]
+    # 3 % of its own and 4 % of drift.
+    assert wider.latency_s.std_error == pytest.approx(5e-7)
+    assert wider.memory_frac.std_error == 0.5
+    assert wider.sharpness.std_error == 12.0
+    # A figure that was not fitted has no error to add to.
+    assert wider.compute_frac == one.compute_frac

@@ -97,11 +97,11 @@ def test_on_a_gpu_the_memory_decides(machine, small):
 
 @pytest.mark.parametrize("num_seqs", [1, 7, 32, 5000])
 @pytest.mark.parametrize("rate_req_s", [0.01, 1.0, 40.0, 1e5])
-def test_a_run_lasts_three_seconds_and_two_waves_and_has_an_end(num_seqs, rate_req_s):
+def test_a_run_lasts_a_while_gives_every_client_as_much_and_has_an_end(num_seqs, rate_req_s):
     count = num_requests(rate_req_s, num_seqs)
     assert count % num_seqs == 0
-    assert 2 * num_seqs <= count <= max(4096, 2 * num_seqs)
-    assert count >= min(3.0 * rate_req_s, 4096 - num_seqs)
+    assert num_seqs <= count <= max(4096, num_seqs)
+    assert count >= min(1.5 * rate_req_s, 4096 - num_seqs)
 
 
 def test_slow_and_fast_cases_get_their_number_of_requests(machine, small):

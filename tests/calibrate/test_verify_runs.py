@@ -70,7 +70,7 @@ def test_an_engine_that_does_not_start_is_noted_once_for_each_of_its_cases(own):
     # What ran is there whole, with blocks as predicted.
     assert [path.name for path in paths] == list(FILES)
     ran = [row for row in rows_of(own) if not row["failure"]]
-    assert [(row["tp"], row["num_seqs"], row["num_requests"]) for row in ran] == [("1", "1", "2")] * 2 + [("1", "2", "4")] * 2
+    assert [(row["tp"], row["num_seqs"], row["num_requests"]) for row in ran] == [("1", "1", "1")] * 2 + [("1", "2", "2")] * 2
     assert all(row["predicted_num_kv_blocks"] == row["measured_num_kv_blocks"] != "" for row in ran)
     assert (verdict["num_failed"], verdict["num_ranked"], verdict["speedup_errors_frac"]) == (6, 0, ())
 

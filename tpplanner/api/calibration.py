@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tpplanner.api.calibration_machine import fit_machine, machine_report, machine_tables, with_contention
+from tpplanner.api.calibration_machine import fit_machine, machine_report, machine_tables, with_contention, with_imported
 from tpplanner.domain.fit_evidence import FitEvidence
 from tpplanner.domain.fitted_profile import FittedProfile, MadeFrom, SourceTable
 from tpplanner.domain.hardware import HardwareProfile
@@ -98,7 +98,7 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
     profile = FittedProfile(
         machine=machine, engine=ENGINE, kernels=kernels_with_drift(kernels.kernels, drift or 0.0), serving=None,
         host=engine_with_drift(host, drift or 0.0), machine_fit=machine_fit,
-        collectives=tuple(error.curve for error in kernels.evidence.collective_errors),
+        collectives=with_imported([error.curve for error in kernels.evidence.collective_errors], machine),
         made_from=MadeFrom(package="tpplanner calibrate", version=str(facts.get("torch")), tables=tables, notice=_NOTICE))
     return profile, evidence, sheet
 

@@ -28,9 +28,9 @@ MEMORY_FRAC: Final = 0.9
 """Of a GPU's memory that the engine may take."""
 LEAST_OSL_TOK: Final = 4
 """Shorter outputs leave no two decode steps in a row, which a step's time is taken from."""
-_SERVED_S: Final = 3.0
-"""Runs that are shorter differ by 30 % from one to the next on a CPU."""
-_WAVES: Final = 2
+_SERVED_S: Final = 1.5
+"""Of one run; every case is run several times, in turns with the others."""
+_WAVES: Final = 1
 _MAX_REQUESTS: Final = 4096
 _SPARE_BLOCKS: Final = 2
 _INJECTED_FRAC: Final = 0.25
@@ -178,12 +178,12 @@ def predicted_blocks(model: ModelSpec, tp: int, kv_cache_bytes: int) -> int:
 
 
 def num_requests(request_rate_req_s: float, num_seqs: int) -> int:
-    """Requests of a run: three seconds of serving, two of every client at least, and every client as many as the others.
+    """Requests of a run: a second and a half of serving, and every client as many as the others.
 
     Examples
     --------
     >>> [num_requests(rate, 8) for rate in (0.5, 10.0, 1e6)]
-    [16, 32, 4096]
+    [8, 16, 4096]
     """
     waves = math.ceil(_SERVED_S * request_rate_req_s / num_seqs)
     return num_seqs * max(min(waves, _MAX_REQUESTS // num_seqs), _WAVES)

@@ -1,18 +1,21 @@
 """What a calibration says of the machine itself: power and copies to and from the host, and the report on them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tpplanner.domain.fitted_profile import SourceTable
-from tpplanner.domain.hardware import Contention
+from tpplanner.domain.hardware import CollectiveCurve, Contention
 from tpplanner.domain.machine_fit import MachineFit
 from tpplanner.io.calibration_samples import sample_frame
+from tpplanner.io.fitted_files import load_fitted
 
 if TYPE_CHECKING:
     from tpplanner.fit.calibration_kernels import Peaks
 
+_IMPORTED: Final = ("vllm", "sglang", "trtllm")
+"""Fits whose tables of collectives stand in, the first that has a degree."""
 MACHINE_BENCHES: Final = ("power", "host_copy")
 
 
@@ -49,6 +52,16 @@ def with_contention(fit: MachineFit | None, contention: tuple[Contention, ...], 
     if not contention:
         return fit
     return MachineFit(source=source, contention=contention) if fit is None else replace(fit, contention=contention)
+
+
+def with_imported(measured: Sequence[CollectiveCurve], machine: str) -> tuple[CollectiveCurve, ...]:
+    """Add the packaged curves of degrees that could not be measured here; their source says where they come from."""
+    curves = {(curve.op, curve.tp): curve for curve in measured}
+    for engine in _IMPORTED:
+        fitted = load_fitted(machine, engine)
+        for curve in () if fitted is None else fitted.collectives:
+            curves.setdefault((curve.op, curve.tp), replace(curve, source=f"not measured here, fitted-{engine}: {curve.source}"))
+    return tuple(curves.values())
 
 
 def machine_tables(folder: Path, fit: MachineFit | None, *, path: str, version: str) -> tuple[SourceTable, ...]:

@@ -41,7 +41,7 @@ _TASKS: Final = ("schedule_s", "prepare_input_s", "forward_s", "sampling_s", "pr
 _TINY: Final = "tiny"
 _WARM_UP: Final = 4
 _REPEATS: Final = 3
-"""Of the runs with injected host time, whose ratio is judged."""
+"""Of every case on a CPU, in turns with the others of its load."""
 _GREEDY: Final = SamplingParams(temperature=0.0)
 
 
@@ -124,19 +124,19 @@ class _Served:
 def run_groups(machine: Machine, side_by_side: Sequence[Group]) -> Iterator[Compared]:
     """Predict each case first, then run it; one that fails says why, and the others go on.
 
-    The engines of all groups are up at once and serve in turn, so that what is compared lies seconds apart, not minutes in
-    which a machine with other tenants changes its speed. The cases of the groups differ in the loop only.
+    The engines of all groups are up at once and serve the same load in turns, several times over, so that what is compared
+    (loops, degrees) lies seconds apart, not minutes in which a machine with other tenants changes its speed.
     """
     with ExitStack() as stack:
         served = [_Served(machine, group, stack.enter_context(ExitStack())) for group in side_by_side]
-        for cases in zip(*(group.cases for group in side_by_side), strict=True):
-            repeats = _REPEATS if cases[0].injected_s and len(cases) > 1 else 1
-            yield from _in_turn(machine, list(zip(served, cases, strict=True)), repeats)
+        for i in range(max(len(group.cases) for group in side_by_side)):
+            yield from _in_turn(machine, [(one, one.group.cases[i]) for one in served if i < len(one.group.cases)])
 
 
-def _in_turn(machine: Machine, runs: Sequence[tuple[_Served, Case]], repeats: int) -> Iterator[Compared]:
-    """Run the cases one after the other, ``repeats`` times over; what is measured is the mean."""
+def _in_turn(machine: Machine, runs: Sequence[tuple[_Served, Case]]) -> Iterator[Compared]:
+    """Run the cases one after the other, several times over; what is measured is the mean."""
     group = runs[0][0].group
+    repeats = _REPEATS if machine.device == "cpu" else 1
     failures: dict[Case, str] = {}
     predicted: dict[Case, tuple[dict[str, float], int]] = {}
     measured: dict[Case, list[dict[str, float]]] = {case: [] for _, case in runs}
@@ -195,12 +195,11 @@ def verified(
     every: list[Compared] = []
     for model, spec in specs.items():
         found = list(groups(machine, model, spec, asked))
-        for loops in (found[i:i + len(LOOPS)] for i in range(0, len(found), len(LOOPS))):
-            # Two engines share a CPU's memory easily; each of a GPU's takes all that there is.
-            for together in [loops] if machine.device == "cpu" else [[group] for group in loops]:
-                for one in run_groups(machine, together):
-                    every.append(one)
-                    report(_row(one))
+        # Several engines share a CPU's memory easily; each of a GPU's takes all that there is.
+        for together in [found] if machine.device == "cpu" else [[group] for group in found]:
+            for one in run_groups(machine, together):
+                every.append(one)
+                report(_row(one))
     if all(one.failure for one in every):
         raise WorkloadError(f"calibrate verify: all {len(every)} cases failed; the first one: {every[0].failure}")
     rows = [_row(one) for one in every]

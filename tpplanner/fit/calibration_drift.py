@@ -14,6 +14,7 @@ from tpplanner.domain.kernels import Kernels
 from tpplanner.domain.quantity import Provenance, Quantity
 
 _MIN_CASES: Final = 5
+_UNIDENTIFIED: Final = 1e-6
 _RATES: Final = ("latency_s", "compute_frac", "memory_frac")
 _KINDS: Final = ("gemm", "decode_attention", "prefill_attention", "moe")
 
@@ -56,10 +57,18 @@ def _wider(quantity: Quantity, drift: float) -> Quantity:
     return replace(quantity, std_error=math.hypot(quantity.std_error, drift * abs(quantity.value)))
 
 
+def _of_kernel(quantity: Quantity, drift: float) -> Quantity:
+    """As `_wider`; a coefficient that no sample moves with comes out of the fit without an error: it is as large as itself."""
+    if quantity.std_error is not None and quantity.std_error < _UNIDENTIFIED * abs(quantity.value):
+        return replace(quantity, std_error=abs(quantity.value))
+    return _wider(quantity, drift)
+
+
 def kernels_with_drift(kernels: Kernels, drift: float) -> Kernels:
     """Return the kernels with errors that another calibration's difference is drawn from, too."""
     def wider(group: Mapping[str, Any]) -> dict[str, Any]:
-        return {dtype: replace(kernel, **{name: _wider(getattr(kernel, name), drift) for name in _RATES})
+        return {dtype: replace(kernel, sharpness=_of_kernel(kernel.sharpness, 0.0),
+                               **{name: _of_kernel(getattr(kernel, name), drift) for name in _RATES})
                 for dtype, kernel in group.items()}
 
     return replace(kernels, **{kind: wider(getattr(kernels, kind)) for kind in _KINDS})
