@@ -9,6 +9,7 @@ that is there. `--device cpu` rehearses the same steps with small models, so tha
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -21,11 +22,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpplanner.io.model_registry import find_packaged
-
 ROOT = Path(__file__).resolve().parent.parent
-ARCHIVE = "gpu_session.tar.gz"
+sys.path.insert(0, str(ROOT))
+
+from tpplanner.io.model_registry import find_packaged  # noqa: E402
+
+ARCHIVE, MARK = "gpu_session.tar.gz", "TPPLANNER_GPU_SESSION_STEP"
 MODELS = {"cuda": ("Llama-3.1-8B-Instruct", "Qwen2.5-32B-Instruct"), "cpu": ()}
+VERIFIED = (
+    (0, ("--tp", "1", "--batch", "1,32,256", "--length", "128/64")),
+    (1, ("--tp", "1", "--batch", "1,32,256", "--length", "128/64")),
+    (0, ("--tp", "1", "--batch", "1,16", "--length", "1024/64,8064/64")),
+    (0, ("--tp", "1", "--emulate-tp", "2,4,8", "--batch", "32,256", "--length", "128/64")),
+    (1, ("--tp", "1", "--emulate-tp", "2,4,8", "--batch", "32,256", "--length", "128/64")),
+)
+"""A model of the list above and its loads: a run of its own that writes its own files, what is worth most first."""
+COPY = "import shutil, sys; shutil.copytree(*sys.argv[1:], ignore=shutil.ignore_patterns('*.jsonl'))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +68,15 @@ def steps(device: str, machine: str, compare: str | None, folder: Path) -> Itera
     models = [option for name in model_folders(MODELS[device], folder) for option in ("--model", name)]
     yield Step("calibrate", (*planner, "calibrate", "--quick", "--device", device, *models, *place), 300)
     yield Step("fit", (*planner, "calibrate", "fit", *place, "--overwrite"), 60)
-    loads = ("--tp", "1", "--emulate-tp", "2,4,8", "--batch", "1,32,256", "--length", "128/64,1024/64,8128/64") \
-        if device == "cuda" else ("--tp", "1,2", "--emulate-tp", "2", "--batch", "1,8")
-    yield Step("verify", (*planner, "calibrate", "verify", *models, *loads, *place, "--overwrite"), 200)
-    if device == "cuda":
+    if device == "cpu":
+        loads = ("--tp", "1,2", "--emulate-tp", "2", "--batch", "1,8")
+        yield Step("verify", (*planner, "calibrate", "verify", *loads, *place, "--overwrite"), 200)
+    else:
+        for i, (model, loads) in enumerate(VERIFIED):
+            own = str(folder / f"verify-{i}")
+            yield Step(f"copy-{i}", (sys.executable, "-c", COPY, profiles, own), 20)
+            where = ("--machine", machine, "--out", own, "--overwrite")
+            yield Step(f"verify-{i}", (*planner, "calibrate", "verify", "--model", models[2 * model + 1], *loads, *where), 90)
         yield Step("engine", (sys.executable, "benchmarks/gpu_engine.py", "--quick", "--out", str(folder / "engine")), 120)
         yield Step("tests", (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/engine"), 90)
     if compare is not None:
@@ -67,9 +84,18 @@ def steps(device: str, machine: str, compare: str | None, folder: Path) -> Itera
         yield Step("diff", (*planner, "profiles", "diff", compare, fitted), 20)
 
 
+def end_marked(name: str) -> None:
+    """End what a step left running: its workers have sessions of their own, and hold the GPU's memory."""
+    mark = f"{MARK}={name}".encode()
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (place / "environ").read_bytes().split(b"\0"):
+                os.kill(int(place.name), signal.SIGKILL)
+
+
 def run(step: Step, logs: Path, limit_s: float) -> dict[str, object]:
     """Run one command with its output in a log; its end, and what it took [s]."""
-    begin_s, environment = time.monotonic(), {**os.environ, "PYTHONUNBUFFERED": "1"}
+    begin_s, environment = time.monotonic(), {**os.environ, "PYTHONUNBUFFERED": "1", MARK: step.name}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     with (logs / f"{step.name}.log").open("wb") as log:
         child = subprocess.Popen(step.command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
@@ -79,11 +105,12 @@ def run(step: Step, logs: Path, limit_s: float) -> dict[str, object]:
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGINT)
             try:
-                child.wait(10)
+                child.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
             code = f"stopped after {limit_s:.0f} s"
+    end_marked(step.name)
     return {"step": step.name, "exit": code, "wall_s": round(time.monotonic() - begin_s, 1), "command": list(step.command)}
 
 
@@ -112,10 +139,10 @@ def main() -> None:
             left_s = end_s - time.monotonic()
             if left_s < 5:
                 ended.append({"step": step.name, "exit": "no time left"})
-                continue
-            ended.append(run(step, folder, min(step.limit_s, left_s)))
+            else:
+                ended.append(run(step, folder, min(step.limit_s, left_s)))
+                print("\n".join((folder / f"{step.name}.log").read_text(errors="replace").splitlines()[-40:]), flush=True)
             print(json.dumps({k: v for k, v in ended[-1].items() if k != "command"}), flush=True)
-            print("\n".join((folder / f"{step.name}.log").read_text(errors="replace").splitlines()[-40:]), flush=True)
             (folder / "steps.json").write_text(json.dumps(ended, indent=1))
             pack(folder, given.out)
     print(f"{given.out / ARCHIVE}: {(given.out / ARCHIVE).stat().st_size / 1e6:.2f} MB")

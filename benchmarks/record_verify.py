@@ -10,6 +10,7 @@ the run is of the model with what the engine adds (`NAME-tp2`): the planner refu
 
 import argparse
 import csv
+import io
 import json
 import os
 import shutil
@@ -73,28 +74,59 @@ def limits_text(figures: dict[str, float], facts: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def csv_text(rows: list[dict[str, str]]) -> str:
+    """Return rows as a CSV file."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
 def record(folder: Path, out: Path) -> None:
     """Write everything but the limits anew."""
     folder = folder.resolve()
-    profile = {out / folder.name / name: (folder / name).read_text(encoding="utf-8")
-               for name in ("datasheet.toml", "fitted-tpplanner.json")}
-    with (folder / "runs.csv").open(newline="", encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
-    files = profile | model_files(runs, out)
+    # A GPU that the package knows keeps the packaged datasheet.
+    names = [name for name in ("datasheet.toml", "fitted-tpplanner.json") if (folder / name).exists()]
+    files = {out / folder.name / name: (folder / name).read_text(encoding="utf-8") for name in names}
+    runs, both = rows_of(folder / "runs.csv"), rows_of(folder / "verify.csv")
+    for row in both:
+        config = Path(row["model"]) / "config.json"
+        row["model"] = f"models/{Path(row['model']).name}"
+        files[out / row["model"] / "config.json"] = config.read_text(encoding="utf-8").rstrip() + "\n"
+    files |= model_files(runs, out)
+    files |= {out / "runs.csv": csv_text(runs), out / "verify.csv": csv_text(both)}
     shutil.rmtree(out, ignore_errors=True)
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    with (out / "runs.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(runs[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(runs)
 
 
 def main(folder: Path) -> None:
     """Record a folder, and set its limits."""
     facts = dict(read_machine(folder / "samples"))
-    record(folder, OUT)
+    before = OUT.with_name(f"{OUT.name}.before")
+    if OUT.exists():
+        OUT.replace(before)
+    try:
+        record(folder, OUT)
+        _limit(facts)
+    except BaseException:
+        # What was there stays.
+        shutil.rmtree(OUT, ignore_errors=True)
+        if before.exists():
+            before.replace(OUT)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _limit(facts: dict[str, Any]) -> None:
     os.chdir(ROOT)  # where the models' paths begin
     os.environ["TPPLANNER_PROFILES"] = str(OUT)
     figures = validate(OUT / "runs.csv").figures()

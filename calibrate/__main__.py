@@ -23,7 +23,7 @@ def main() -> None:
             answers.write(msgspec.json.encode(message) + b"\n")
             answers.flush()
         except OSError:
-            os._exit(0)
+            raise SystemExit(0) from None  # whatever was started is ended on the way
 
     try:
         from calibrate.session import run_session

@@ -63,7 +63,6 @@ class Bench:
 
     device: torch.device
     nvml: Nvml
-    in_graphs: bool = False
     round: int = 0
     _linears: dict[tuple[int, int, str], list[Linear]] = field(default_factory=dict)
 
@@ -96,12 +95,12 @@ class Bench:
         x = torch.randn(rows, in_features, device=self.device).to(dtype)
         return lambda i: linears[i % len(linears)](x)
 
-    def time(self, name: str, case: Case, prepared: Prepared, *, budget_s: float) -> Sample:
-        """Check the answer, then time every iteration."""
+    def time(self, name: str, case: Case, prepared: Prepared, *, budget_s: float, in_graph: bool = False) -> Sample:
+        """Check the answer, then time every iteration; on a GPU ``in_graph`` as the engine replays its decode steps."""
         prepared.check()
         if not self.is_cuda:
             timer, times = "host", host_times_s(prepared.on_host, budget_s=budget_s)
-        elif self.in_graphs:
+        elif in_graph:
             timer, times = "graph", graph_times_s(prepared.call, budget_s=budget_s)
         else:
             timer, times = "event", event_times_s(prepared.call, budget_s=budget_s)

@@ -16,6 +16,8 @@ from tpplanner.engine.partition import partition
 
 DECODE, PREFILL = "decode_attention", "prefill_attention"
 BLOCK = 16
+_SERVED_TOK = 8192
+"""Longest context that the kernel is told of, as an engine tells it: it divides its work by that."""
 MOST_ROWS = 64
 """Of a product that runs before what is timed: its weights are what matters."""
 MAX_KV_BYTES = 2**31
@@ -64,8 +66,8 @@ def _cache(case: Case, bench: Bench, num_slots: int) -> PagedAttention:
     kind = TORCH_DTYPES[str(case["kv_dtype"])]
     layers = min(bench.rotation(2 * kv * num_slots * dim * kind.itemsize), 64)
     kernel = DecodeKernel(
-        max_batch=MAX_SEQS, num_heads=int(case["num_heads"]), num_kv_heads=kv, head_dim=dim, max_context_tok=num_slots,
-        block_size=BLOCK, device=bench.device) if bench.is_cuda else None
+        max_batch=MAX_SEQS, num_heads=int(case["num_heads"]), num_kv_heads=kv, head_dim=dim, block_size=BLOCK,
+        max_context_tok=max(_SERVED_TOK, int(case.get("context_tok", 0))), device=bench.device) if bench.is_cuda else None
     cache = torch.empty(layers, 2, kv, num_slots, dim, device=bench.device, dtype=kind)
     cache.copy_(torch.randn(2, kv, num_slots, dim, device=bench.device))
     return PagedAttention(cache, block_size=BLOCK, kernel=kernel)

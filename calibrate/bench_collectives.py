@@ -11,7 +11,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import torch
@@ -32,6 +36,7 @@ NAME = "collective"
 OPS = ("all_reduce", "all_gather", "all_to_all")
 _SIZES = tuple(2**n for n in range(10, 27))
 _START_S = 120.0
+_LOOK_S = 0.5
 _WIDTH = 1024
 """Logits of one rank in a row of what is exchanged."""
 
@@ -73,11 +78,11 @@ def _operation(case: Case, bench: Bench, ranks: Ranks) -> tuple[Callable[[int], 
 
 
 def _times(case: Case, bench: Bench, ranks: Ranks, call: Callable[[int], object], budget_s: float) -> tuple[str, list[float]]:
-    if case["mode"] == "graph":
-        return "graph", graph_times_s(call, budget_s=budget_s)
     # Every rank takes the same number of calls.
     each_s = max(host_times_s(call, budget_s=0.0)[-1], 1e-5)
     count = int(ranks.tell(torch.tensor([max(10, min(100, int(budget_s / each_s)))], device=bench.device)))
+    if case["mode"] == "graph":
+        return "graph", graph_times_s(call, budget_s=0.0, num_replays=count)
     if bench.is_cuda:
         return "event", event_times_s(call, budget_s=0.0, least=count, most=count)
     if case["mode"] == "between":
@@ -131,32 +136,55 @@ def run_degree(asked: list[Case], *, tp: int, budget_s: float) -> Iterator[Sampl
     with tempfile.TemporaryDirectory(prefix="tpplanner-collectives-") as folder:
         environment = worker_environment(EngineConfig(model="", tp=tp)) | {
             "WORLD_SIZE": str(tp), "TPPLANNER_CALIBRATE_STORE": f"file://{folder}/store"}
-        ranks = [subprocess.Popen([sys.executable, "-m", "calibrate.bench_collectives"], env=environment | {"RANK": str(rank)},
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(tp)]
+        logs = [Path(folder, f"rank-{rank}.log") for rank in range(tp)]
+        ranks = [_start(rank, log, environment) for rank, log in enumerate(logs)]
+        watcher = threading.Thread(target=_end_together, args=(ranks,), daemon=True)
         try:
-            yield from _answers(ranks, msgspec.json.encode([(dict(case), budget_s) for case in asked]))
+            watcher.start()
+            yield from _answers(ranks, logs, msgspec.json.encode([(dict(case), budget_s) for case in asked]))
         finally:
             for rank in ranks:
                 rank.kill()
                 rank.wait()
-                for pipe in (rank.stdin, rank.stdout, rank.stderr):
+                for pipe in (rank.stdin, rank.stdout):
                     if pipe is not None:
-                        pipe.close()
+                        with suppress(OSError):
+                            pipe.close()
 
 
-def _answers(ranks: list[subprocess.Popen[bytes]], asked: bytes) -> Iterator[Sample]:
+def _start(rank: int, log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen([sys.executable, "-m", "calibrate.bench_collectives"], stdin=subprocess.PIPE, stderr=file,
+                                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE)
+
+
+def _end_together(ranks: list[subprocess.Popen[bytes]]) -> None:
+    """End all ranks when one of them fails: the others would wait for it."""
+    while all(rank.poll() is None for rank in ranks):
+        time.sleep(_LOOK_S)
+    if any(rank.poll() for rank in ranks):
+        for rank in ranks:
+            rank.kill()
+
+
+def _answers(ranks: list[subprocess.Popen[bytes]], logs: list[Path], asked: bytes) -> Iterator[Sample]:
     for rank in ranks:
         assert rank.stdin is not None
-        rank.stdin.write(asked)
-        rank.stdin.close()
+        with suppress(OSError):  # one that is gone says why in its log
+            rank.stdin.write(asked)
+            rank.stdin.close()
     first = ranks[0]
     assert first.stdout is not None
-    assert first.stderr is not None
     for line in first.stdout:
-        yield msgspec.json.decode(line, type=Sample)
-    if first.wait(_START_S):
-        words = first.stderr.read().decode(errors="replace").strip().splitlines()
-        raise WrongAnswerError(f"collectives at t = {len(ranks)}: {words[-1] if words else 'ended without a word'}")
+        if line.startswith(b"{"):  # NCCL may have a word of its own
+            yield msgspec.json.decode(line, type=Sample)
+    ends = [rank.wait(_START_S) for rank in ranks]
+    if any(ends):
+        # One that was killed because of another has a negative code.
+        failed = next((i for i, end in enumerate(ends) if end > 0), 0)
+        words = logs[failed].read_text(errors="replace").strip().splitlines()
+        why = words[-1] if words else "ended without a word"
+        raise WrongAnswerError(f"collectives at t = {len(ranks)}: rank {failed}: {why}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from calibrate.samples import Case
 from tpplanner.engine.partition import partition
 
 NAME, MAX_SEQS = "gemm", 512
+_FP8_UNIT = 16
+"""Features of a product in 8 bits are multiples of it."""
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 4e-3, "fp8": 0.1}
 
@@ -34,6 +36,8 @@ def cases(plan: Plan) -> Iterator[Case]:
         for out_features, in_features in shapes(plan):
             for num_tok in plan.num_tok:
                 if (out_features, in_features) in heads and num_tok > MAX_SEQS:
+                    continue
+                if dtype == "fp8" and (out_features % _FP8_UNIT or in_features % _FP8_UNIT):
                     continue
                 yield {"dtype": dtype, "num_tok": num_tok, "out_features": out_features, "in_features": in_features}
 

@@ -21,6 +21,7 @@ from tpplanner.io.calibration_samples import ENGINE_DTYPES, HOST_MODEL, Sample
 
 NAME = "host"
 _ISL, _OSL, _WARM_OSL = 64, 40, 8
+_NO_STEP = "no step decoded the whole batch"
 _MOST_SEQS = {"cpu": 64, "cuda": 256}
 """Of what is measured: tasks are lines over the sequences, and a CPU's steps grow long."""
 
@@ -64,5 +65,5 @@ def measure(asked: list[Case], bench: Bench) -> Iterator[list[Sample]]:
                                      for osl in (_WARM_OSL, _OSL))
                     run_load(engine, warm, SamplingParams(temperature=0.0), concurrency=batch)
                     steps = run_load(engine, traffic, SamplingParams(temperature=0.0), concurrency=batch).steps
-                    yield [bench.sample(NAME, {**case, "task": task}, times, "host")
+                    yield [bench.sample(NAME, {**case, "task": task}, times, "host", note="" if times else _NO_STEP)
                            for task, times in _tasks(steps, batch).items()]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from calibrate.bench import Bench, Plan, Prepared, close_to
+from calibrate.machine import last_level_cache_bytes
 from calibrate.samples import Case
 
 NAME, SWAP = "memory", "host_copy"
@@ -16,8 +17,9 @@ _SIZES = tuple(2**n for n in range(20, 30))
 def cases(plan: Plan) -> Iterator[Case]:
     """Both kernels over sizes that caches hold and do not hold."""
     del plan
+    far = 4 * last_level_cache_bytes()
     for kernel in ("copy", "triad"):
-        for size in _SIZES:
+        for size in (*_SIZES, *((far,) if far > _SIZES[-1] else ())):
             yield {"kernel": kernel, "size_bytes": size}
 
 
@@ -72,10 +74,13 @@ def prepare_swap(case: Case, bench: Bench) -> Prepared:
 
     def check() -> None:
         host[0].fill_(7)
+        device[1].fill_(9)
         call(0)
         torch.cuda.synchronize()
         if case["direction"] != "d2h":
             close_to(device[0].float(), torch.full_like(device[0], 7).float(), tolerance=0.0, what="host copy")
+        if case["direction"] != "h2d":
+            close_to(host[1].float(), torch.full_like(host[1], 9).float(), tolerance=0.0, what="host copy back")
 
     moved = size * (2 if case["direction"] == "both" else 1)
     return Prepared(call=call, check=check, values={"moved_bytes": float(moved)})

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from calibrate.bench import Bench, Plan, Prepared, WrongAnswerError
+from calibrate.bench_attention import MOST_ROWS
 from calibrate.bench_gemm import MAX_SEQS
 from calibrate.samples import Case
 from tpplanner.engine.sampler import PolicyTable, TokenCounts, sample
@@ -64,5 +65,5 @@ def prepare(case: Case, bench: Bench) -> Prepared:
             raise WrongAnswerError("sampling: an id outside the vocabulary")
 
     # The sampler comes after the LM head; so many hidden values stand for the model's.
-    head = bench.product(vocab, _HIDDEN, rows, torch.float32) if not bench.is_cuda else None
+    head = bench.product(vocab, _HIDDEN, min(rows, MOST_ROWS), torch.float32) if not bench.is_cuda else None
     return Prepared(call=call, check=check, pieces=[(head, call)] if head is not None else [])

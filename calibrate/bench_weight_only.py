@@ -17,6 +17,7 @@ from calibrate.samples import Case
 from calibrate.timing import Call
 from tpplanner.engine.partition import partition
 
+_MOST_INT8_ROWS = 64
 __all__ = ["NAME", "available", "cases", "prepare"]
 FORMATS = ("int8_wo", "int4_wo")
 _GROUPS = (128, 64, 32)
@@ -42,14 +43,16 @@ def _works(dtype: str, device: torch.device) -> bool:
 
 
 def cases(plan: Plan, device: torch.device) -> Iterator[Case]:
-    """Every quantised shape at every number of rows; none on a CPU in the quick scope, where half a minute counts."""
-    if plan.is_quick and device.type == "cpu":
+    """Every quantised shape at every number of rows; none in the quick scope, where half a minute counts."""
+    if plan.is_quick:
         return
     heads = {(partition(model, 0, tp).num_tokens, model.hidden_size) for model in plan.models for tp in plan.degrees}
     for dtype in available(device):
         for out_features, in_features in shapes(plan):
             if (out_features, in_features) not in heads and not (out_features % _ALIGNED or in_features % _ALIGNED):
                 for num_tok in plan.num_tok:
+                    if dtype == "int8_wo" and device.type == "cuda" and num_tok > _MOST_INT8_ROWS:
+                        continue  # torch computes each output in one thread there: seconds a product
                     yield {"dtype": dtype, "num_tok": num_tok, "out_features": out_features, "in_features": in_features}
 
 

@@ -38,7 +38,7 @@ def memory_bytes() -> int:
 
 
 class Nvml:
-    """Clock, power and temperature of one GPU; every reading is ``None`` where NVML is absent or does not know it."""
+    """Clock, power and temperature of a GPU, by torch's index; a reading that NVML does not know is ``None``."""
 
     def __init__(self, index: int | None) -> None:
         self._nvml: Any = None
@@ -47,7 +47,9 @@ class Nvml:
         with suppress(Exception):  # no package, no driver: errors of NVML's own
             self._nvml = import_module("pynvml")
             self._nvml.nvmlInit()
-            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+            # torch counts the devices that it may use, NVML all: the name that both know is the UUID.
+            uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+            self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
 
     def _read(self, name: str, *args: object) -> Any:
         if self._nvml is None:

@@ -29,15 +29,25 @@ class Neighbours:
     """``count`` processes that repeat a case until they are told to rest."""
 
     def __init__(self, count: int) -> None:
+        self._count = count
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Start all of them, anew where one has ended."""
+        self._end()
         environment = worker_environment(EngineConfig(model="", num_threads=1))
-        self._processes = [
-            subprocess.Popen([sys.executable, "-m", "calibrate.neighbours"], env=environment, stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE) for _ in range(count)]
+        for _ in range(self._count):
+            self._processes.append(subprocess.Popen(
+                [sys.executable, "-m", "calibrate.neighbours"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         for process in self._processes:
             process.kill()
             process.wait()
@@ -45,6 +55,7 @@ class Neighbours:
                 if pipe is not None:
                     with suppress(OSError):  # a line that nobody reads any more
                         pipe.close()
+        self._processes.clear()
 
     def work(self, bench: str, case: Case) -> None:
         """Have every process repeat a case; returns when all of them do.

@@ -22,8 +22,12 @@ from calibrate import (
 from calibrate.bench import Bench, Plan, Prepared, WrongAnswerError
 from calibrate.neighbours import PREPARE, Neighbours
 from calibrate.samples import Case, SampleLog, key_of
+from tpplanner.errors import OutputError, TpplannerError
 from tpplanner.io.calibration_samples import Progress, Sample
 
+OUT_OF_MEMORY = "out of memory"
+_IN_GRAPHS = (bench_gemm.NAME, bench_attention.DECODE, bench_layer.NAME, bench_layer.STEP)
+"""What the engine replays as CUDA graphs."""
 Prepare = Callable[[Case, Bench], Prepared]
 Measure = Callable[[list[Case]], Iterator[list[Sample]]]
 
@@ -38,15 +42,15 @@ class Part:
 
 
 def _timed(name: str, prepare: Prepare, bench: Bench, case: Case, budget_s: float) -> Sample:
-    """Measure one case; memory that does not suffice is noted."""
+    """Measure one case; why it could not be is noted."""
     try:
-        return bench.time(name, case, prepare(case, bench), budget_s=budget_s)
+        return bench.time(name, case, prepare(case, bench), budget_s=budget_s, in_graph=name in _IN_GRAPHS)
     except (torch.OutOfMemoryError, MemoryError):
-        return bench.sample(name, case, [], "host", note="out of memory")
+        return bench.sample(name, case, [], "host", note=OUT_OF_MEMORY)
     except RuntimeError as error:
-        if "alloc" not in str(error) and "memory" not in str(error):
-            raise
-        return bench.sample(name, case, [], "host", note="out of memory")
+        words = str(error).splitlines()
+        scarce = any(w in str(error) for w in ("out of memory", "can't allocate", "not enough memory"))
+        return bench.sample(name, case, [], "host", note=OUT_OF_MEMORY if scarce else f"failed: {words[0] if words else error!r}")
 
 
 def _prepared(name: str, prepare: Prepare, bench: Bench, budget_s: float) -> Measure:
@@ -66,9 +70,13 @@ def _beside_neighbours(name: str, bench: Bench, budget_s: float) -> Measure:
         for num_busy in dict.fromkeys(int(case["num_busy"]) for case in cases):
             with Neighbours(num_busy - 1) as neighbours:
                 for case in (case for case in cases if case["num_busy"] == num_busy):
-                    neighbours.work(name, case)
-                    sample = _timed(name, PREPARE[name], bench, case, budget_s)
-                    neighbours.rest()
+                    try:
+                        neighbours.work(name, case)
+                        sample = _timed(name, PREPARE[name], bench, case, budget_s)
+                        neighbours.rest()
+                    except WrongAnswerError as error:
+                        neighbours.restart()
+                        sample = bench.sample(name, case, [], "host", note=f"failed: {error}")
                     yield [sample]
 
     return measure
@@ -106,7 +114,6 @@ def parts(plan: Plan, bench: Bench, *, num_devices: int) -> list[Part]:
         Part(bench_launch.NAME, list(bench_launch.cases(plan, is_cuda=bench.is_cuda)),
              lambda cases: ([bench_launch.measure(case, bench, budget_s=budget_s)] for case in cases)),
         part(bench_gemm.NAME, bench_gemm.cases(plan), bench_gemm.prepare),
-        part(bench_weight_only.NAME, bench_weight_only.cases(plan, bench.device), bench_weight_only.prepare),
         part(bench_attention.DECODE, bench_attention.decode_cases(plan), bench_attention.prepare_decode),
         part(bench_attention.PREFILL, bench_attention.prefill_cases(plan), bench_attention.prepare_prefill),
         part(bench_layer.NAME, bench_layer.cases(plan), bench_layer.prepare),
@@ -118,6 +125,8 @@ def parts(plan: Plan, bench: Bench, *, num_devices: int) -> list[Part]:
              lambda cases: bench_host.measure(cases, bench)),
         Part(bench_power.NAME, list(bench_power.cases(plan)),
              lambda cases: ([bench_power.measure(case, bench)] for case in cases)),
+        # Last: no part of the engine's own profile, and on a GPU torch's product in 8 bits is slow.
+        part(bench_weight_only.NAME, bench_weight_only.cases(plan, bench.device), bench_weight_only.prepare),
     ]
     if bench.is_cuda:
         found.insert(1, part(bench_memory.SWAP, bench_memory.swap_cases(plan), bench_memory.prepare_swap))
@@ -145,12 +154,19 @@ def run_suite(
     for bench.round, part, cases in left:
         try:
             for samples in part.measure(cases) if cases else ():
-                log.append(*samples)
+                failed = [s.note for s in samples if not s.times_s and s.note.startswith("failed: ")]
+                if failed:
+                    # Not written: the next run tries again.
+                    problems.append(f"{part.name} {samples[0].case}: {failed[0].removeprefix('failed: ')}")
+                else:
+                    log.append(*samples)
                 num_done, num_here = num_done + 1, num_here + 1
                 each_s = (time.perf_counter() - begin_s) / num_here
                 notes = "; ".join(dict.fromkeys(s.note for s in samples if s.note))
                 report(Progress(bench=part.name, num_done=num_done, num_cases=num_cases,
                                 left_s=each_s * (num_cases - num_done), note=notes))
-        except WrongAnswerError as error:
-            problems.append(str(error))
+        except OutputError:
+            raise
+        except (WrongAnswerError, TpplannerError) as error:
+            problems.append(f"{part.name}: {error}")
     return list(dict.fromkeys(problems))

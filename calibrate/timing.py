@@ -62,8 +62,13 @@ def event_times_s(call: Call, *, budget_s: float, num_warmup: int = 5, least: in
     return [float(a.elapsed_time(b)) * 1e-3 for a, b in zip(marks[::2], marks[1::2], strict=True)]
 
 
-def graph_times_s(call: Call, *, budget_s: float, num_copies: int = 8) -> list[float]:
-    """Time of a call inside a CUDA graph of ``num_copies`` of them [s]: no launch of the host between them."""
+def graph_times_s(
+    call: Call, *, budget_s: float, num_copies: int = 8, num_replays: int | None = None
+) -> list[float]:
+    """Time of a call inside a CUDA graph of ``num_copies`` of them [s]: no launch of the host between them.
+
+    ``num_replays`` are as many as all ranks agreed on, where the call is a collective.
+    """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -73,4 +78,5 @@ def graph_times_s(call: Call, *, budget_s: float, num_copies: int = 8) -> list[f
     with torch.cuda.graph(graph):
         for i in range(num_copies):
             call(i)
-    return [time_s / num_copies for time_s in event_times_s(lambda _: graph.replay(), budget_s=budget_s)]
+    few, many = (10, 200) if num_replays is None else (num_replays, num_replays)
+    return [time_s / num_copies for time_s in event_times_s(lambda _: graph.replay(), budget_s=budget_s, least=few, most=many)]

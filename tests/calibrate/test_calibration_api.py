@@ -8,9 +8,14 @@ import pytest
 from tpplanner.api import recommend
 from tpplanner.api.calibration import BENCHES, chosen_machine, fit_calibration
 from tpplanner.api.calibration_compared import packaged_sheet
+from tpplanner.api.calibration_machine import with_imported
+from tpplanner.api.emulation import emulation_of
 from tpplanner.domain.fit_evidence import KernelResiduals
+from tpplanner.domain.hardware import CollectiveOp
 from tpplanner.errors import OutputError, ProfileError
+from tpplanner.io.fitted_files import load_fitted
 from tpplanner.io.machine_names import machine_name
+from tpplanner.io.profile_hardware import load_hardware
 from tpplanner.report.calibration_text import Rate, boundary_section, datasheet_section, shape_section
 
 
@@ -135,3 +140,19 @@ def test_the_worst_shapes_by_hand(root):
         sizes={"num_tok": np.array([1.0, 2.0, 1.0, 2.0]), "in_features": np.array([8.0, 8.0, 4.0, 4.0])})
     assert list(shape_section([residuals]))[-2:] == [
         "| gemm | fp32 | in_features=8 | 2 | 20.0 | -10.0 | -30.0 |", "| gemm | fp32 | in_features=4 | 2 | 1.0 | +1.0 | +2.0 |"]
+
+
+def test_packaged_curves_stand_in_for_what_one_gpu_cannot_measure():
+    packaged = {(c.op, c.tp): c for c in load_fitted("h200", "vllm").collectives}
+    own = replace(packaged[CollectiveOp.ALL_REDUCE, 2], source="samples/")
+    gpu = {"device": "cuda", "name": "NVIDIA H200"}
+    found = {(c.op, c.tp): c for c in with_imported([own], "h200-own", gpu)}
+    assert set(found) >= set(packaged)
+    # What was measured is not replaced; what was not says so.
+    assert found[CollectiveOp.ALL_REDUCE, 2] is own
+    assert found[CollectiveOp.ALL_REDUCE, 8].source.startswith("not measured here, fitted-vllm: ")
+    assert found[CollectiveOp.ALL_REDUCE, 8].latency_s == packaged[CollectiveOp.ALL_REDUCE, 8].latency_s
+    # A processor has none, whatever its profile is called.
+    assert with_imported([], "h200", {"device": "cpu", "name": "A CPU"}) == ()
+    label = emulation_of(replace(load_hardware("h200"), collectives=tuple(found.values())), 8).label
+    assert "packaged curves, not measured here" in label

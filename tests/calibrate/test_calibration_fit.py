@@ -100,6 +100,23 @@ def test_the_engines_terms_are_found_again(fit):
     assert fit.elementwise_memory.value == pytest.approx(0.4)
 
 
+def test_a_device_that_never_waits_exposes_nothing():
+    host = host_samples()
+    host.loc[host["task"] == "exposed", "latency_s"] = 0.0
+    found = fit_engine(host=host, sampling=sampling_samples(), layer=layer_samples(20e9), step=step_samples(), hbm_bytes_s=20e9,
+                       source="x")
+    assert found.exposed.fixed_s.value == found.exposed.per_seq_s.value == 0.0
+
+
+@pytest.mark.parametrize(("host", "sampling", "what"), [
+    (host_samples().query("loop == 'sequential'"), sampling_samples(), "host must have samples of the overlap loop"),
+    (host_samples(), sampling_samples().query("policy == 'greedy'"), "sampling must have samples of every policy"),
+])
+def test_samples_of_an_interrupted_run_are_refused(host, sampling, what):
+    with pytest.raises(ProfileError, match=what):
+        fit_engine(host=host, sampling=sampling, layer=layer_samples(1e9), step=step_samples(), hbm_bytes_s=1e9, source="x")
+
+
 def test_bytes_of_a_layer_by_hand():
     # 2 rows: 4 norms and residuals of 16 twice = 128, rotary and cache (3 * 2 + 4 * 1) heads of 8 = 80, 3 * 32 columns; 4 bytes.
     row = pd.DataFrame([{"dtype": "fp32", "num_tok": 2, "hidden_size": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8,

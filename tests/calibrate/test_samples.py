@@ -8,7 +8,7 @@ import pytest
 
 from calibrate.samples import SampleLog, key_of
 from tpplanner.errors import OutputError, ProfileError
-from tpplanner.io.calibration_samples import Sample, read_machine, read_samples, round_frame, sample_frame
+from tpplanner.io.calibration_samples import Sample, read_machine, read_samples, round_frame, sample_frame, typical_s
 
 FACTS = {"device": "cpu", "name": "A CPU", "torch": "2.13", "num_cores": 2, "cache_bytes": 1 << 25, "host_memory_bytes": 1 << 34}
 
@@ -122,6 +122,12 @@ def test_a_case_is_measured_once_in_each_pass_and_its_time_is_the_mean_of_them(t
     frame = sample_frame(tmp_path, "gemm", ("num_tok", "dtype"))
     assert frame[["num_tok", "latency_s"]].to_numpy().tolist() == [[1, 3.5], [2, 1.0]]
     assert round_frame(tmp_path, "gemm")[["round", "latency_s"]].to_numpy().tolist() == [[0, 2.0], [1, 5.0], [0, 1.0]]
+
+
+def test_what_is_mostly_nothing_keeps_the_rest():
+    # Half of the steps or more expose nothing: clipping at twice the median would leave nothing at all.
+    assert typical_s([0.0, 0.0, 0.0, 6.0]) == 1.5
+    assert typical_s([1.0, 1.0, 1.0, 50.0]) == 1.25
 
 
 def test_cases_that_lack_a_size_are_not_thrown_together(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from calibrate.scopes import SCOPES, engine_model, plan_of
 from calibrate.suite import Part, parts, run_suite
 from calibrate.timing import host_times_s
 from tpplanner.domain.engine import LOOPS
+from tpplanner.errors import EngineError
 from tpplanner.io.calibration_samples import TINY_MODEL, read_samples
 
 TINY = engine_model(TINY_MODEL)
@@ -193,6 +195,52 @@ def test_every_case_is_measured_in_every_pass(tmp_path, bench):
     assert [(p.num_done, p.num_cases) for p in told] == [(5, 6), (6, 6)]
 
 
+def test_what_failed_is_said_and_tried_again(tmp_path, bench):
+    broken = [True]
+
+    def measure(cases):
+        for case in cases:
+            yield [bench.sample("one", case, [], "host", note="failed: no such kernel") if broken[0]
+                   else bench.sample("one", case, [1.0], "host")]
+
+    log, part = SampleLog(tmp_path, {}), Part("one", [{"n": 1}], measure)
+    assert run_suite([part], log, lambda progress: None, bench=bench) == ["one {'n': 1}: no such kernel"]
+    assert log.done("one") == set()
+    broken[0] = False
+    assert run_suite([part], log, lambda progress: None, bench=bench) == []
+    assert len(log.done("one")) == 1
+
+
+def test_an_engine_that_fails_ends_its_benchmark_and_not_the_others(tmp_path, bench):
+    def fails(cases):
+        raise EngineError("rank 0: no memory")
+        yield
+
+    def measure(cases):
+        for case in cases:
+            yield [bench.sample("two", case, [1.0], "host")]
+
+    log = SampleLog(tmp_path, {})
+    every = [Part("one", [{"n": 1}], fails), Part("two", [{"n": 1}], measure)]
+    assert run_suite(every, log, lambda progress: None, bench=bench) == ["one: rank 0: no memory"]
+    assert len(log.done("two")) == 1
+
+
+def test_a_rank_that_fails_ends_the_others():
+    ranks = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["false"])]
+    bench_collectives._end_together(ranks)
+    assert [rank.wait(5) for rank in ranks] == [-9, 1]
+
+
+def test_neighbours_that_ended_are_started_anew(bench):
+    case = {"dtype": "fp32", "num_tok": 1, "out_features": 64, "in_features": 64}
+    with Neighbours(1) as neighbours:
+        neighbours._processes[0].kill()
+        neighbours.restart()
+        neighbours.work(bench_gemm.NAME, case)
+        neighbours.rest()
+
+
 def test_a_wrong_answer_ends_its_benchmark_and_not_the_others(tmp_path, bench):
     def measure(cases):
         for case in cases:
@@ -201,7 +249,7 @@ def test_a_wrong_answer_ends_its_benchmark_and_not_the_others(tmp_path, bench):
             yield [bench.sample("one", case, [1.0], "host")]
 
     told = []
-    assert run_suite(parts_of(measure), SampleLog(tmp_path, {}), told.append, bench=bench) == ["one: is wrong"]
+    assert run_suite(parts_of(measure), SampleLog(tmp_path, {}), told.append, bench=bench) == ["one: one: is wrong"]
     assert [p.bench for p in told] == ["one", "two"]
 
 

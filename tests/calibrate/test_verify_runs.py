@@ -2,10 +2,10 @@
 
 import csv
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sample_folder import NAME
@@ -14,9 +14,9 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import record_verify
 
-from tpplanner.api import calibration_cases
-from tpplanner.api.calibration_cases import Asked
-from tpplanner.api.calibration_verify import FILES, tiny_model, verified
+from tpplanner.api import calibration_cases, calibration_verify
+from tpplanner.api.calibration_cases import Asked, Case, Group, Limits
+from tpplanner.api.calibration_verify import FILES, run_groups, tiny_model, verified
 from tpplanner.api.validate import load_limits, validate
 from tpplanner.cli.main import main
 from tpplanner.errors import OutputError, TpplannerError, WorkloadError
@@ -45,7 +45,7 @@ def test_both_sides_of_every_case_and_why_some_failed(own):
     assert [path.name for path in paths] == list(FILES)
     rows = rows_of(own)
     assert len(rows) == len(seen) == 2 * 2 * 2 + 2
-    assert [float(row["injected_s"]) > 0 for row in rows] == [False, False, True] * 2 + [False] * 4
+    assert [float(row["injected_s"]) > 0 for row in rows] == [False] * 8 + [True] * 2
     long, short = ([row for row in rows if row["isl_tok"] == isl] for isl in ("4090", "8"))
     assert all("4106" in row["failure"] and not row["measured_step_s"] for row in long)
     assert all(not row["failure"] and float(row["measured_throughput_tok_s"]) > 0 for row in short)
@@ -142,6 +142,7 @@ def recorded_by_hand(own, tmp_path):
              "max_num_batched_tokens,prompts_per_client,source")
     rows = [f"r{tp},{folder},{NAME},tpplanner-overlap,{tp},64,32,8,10,5,1500,fp32,8,2048,4,by hand" for tp in (1, 2)]
     (own / NAME / "runs.csv").write_text("\n".join([heads, *rows]) + "\n")
+    (own / NAME / "verify.csv").write_text(f"model,tp\n{folder},1\n")
 
 
 def test_a_recording_is_made_from_a_folder_of_verify(own, tmp_path, use_profiles):
@@ -164,5 +165,60 @@ def test_a_recording_is_made_from_a_folder_of_verify(own, tmp_path, use_profiles
     worse = limits.read_text().replace(f"# {figures['all.throughput.mean']:.4f}", "").replace(
         f"{figures['all.throughput.mean'] * 1.05:.4f}", f"{figures['all.throughput.mean'] * 0.95:.4f}")
     limits.write_text(worse)
-    assert [one.figure for one in found.broken(load_limits(limits))] != []
-    assert "TPPLANNER_PROFILES" in os.environ
+    assert [one.figure for one in found.broken(load_limits(limits))] == ["all.throughput.mean"]
+
+
+def test_a_recording_that_fails_leaves_the_old_one(own, tmp_path, monkeypatch):
+    out = tmp_path / "recorded"
+    (out / "old").mkdir(parents=True)
+    monkeypatch.setattr(record_verify, "OUT", out)
+    (own / NAME / "runs.csv").unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        record_verify.main(own / NAME)
+    assert [path.name for path in tmp_path.glob("recorded*")] == ["recorded"]
+    assert (out / "old").exists()
+
+
+def test_what_was_compared_before_ctrl_c_stays(own, monkeypatch):
+    def stop(row):
+        seen.append(row)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        verified(own, NAME, Asked(models=(), degrees=(1,), batches=(1, 2), lengths=((8, 6),)), report=stop)
+    assert [(row["num_seqs"], row["loop"]) for row in rows_of(own)] == [("1", "sequential"), ("1", "overlap")]
+
+
+class Recorder:
+    """Stands where an engine would serve: each run takes longer than the one before."""
+
+    def __init__(self, machine, group, stack):
+        self.group = group
+
+    def run(self, case, num_requests):
+        served.append((case.tp, case.loop, case.num_seqs))
+        if case.tp == 2 and case.num_seqs == 8 and served.count(served[-1]) == 2:
+            raise WorkloadError("the second time it breaks")
+        return {"throughput_tok_s": float(len(served))}
+
+
+served = []
+
+
+def test_loads_are_served_in_turns_and_the_mean_counts(monkeypatch):
+    served.clear()
+    monkeypatch.setattr(calibration_verify, "_Served", Recorder)
+    monkeypatch.setattr(calibration_verify, "predict", lambda machine, spec, case, limits: ({"throughput_tok_s": 1.0}, 3))
+    limits = Limits(max_num_seqs=8, max_context_tok=64, kv_cache_bytes=1)
+    groups = [Group(spec=None, limits=limits, cases=tuple(Case(model="m", tp=tp, loop="overlap", num_seqs=n) for n in batches))
+              for tp, batches in ((1, (1, 8)), (2, (1, 8)), (4, (1,)))]
+    found = list(run_groups(SimpleNamespace(device="cpu"), groups))
+    assert [tp for tp, _, n in served if n == 1] == [1, 2, 4] * 3
+    assert [(one.case.tp, one.case.num_seqs) for one in found] == [(1, 1), (2, 1), (4, 1), (1, 8), (2, 8)]
+    # Runs 1, 4 and 7 were of the first case.
+    assert found[0].measured == {"throughput_tok_s": 4.0}
+    assert (found[4].failure, found[4].measured) == ("the second time it breaks", {})
+    # After it broke it is left alone.
+    assert [tp for tp, _, n in served if n == 8] == [1, 2, 1, 2, 1]

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -30,9 +30,6 @@ from tpplanner.io.fitted_files import encode_fitted, fitted_name
 from tpplanner.io.fitted_write import check_output, write_profile
 from tpplanner.io.profile_files import lookup_machine
 from tpplanner.io.profile_hardware import load_hardware
-
-if TYPE_CHECKING:
-    pass
 
 FloatArray = NDArray[np.float64]
 ENGINE: Final = "tpplanner"
@@ -68,7 +65,7 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
     ProfileError
         If the folder holds no samples, or a benchmark is missing.
     """
-    from tpplanner.fit.calibration_drift import engine_with_drift, kernels_with_drift, machine_drift
+    from tpplanner.fit.calibration_drift import contention_with_drift, engine_with_drift, kernels_with_drift, machine_drift
     from tpplanner.fit.calibration_host import fit_engine
     from tpplanner.fit.calibration_kernels import Peaks, fit_kernels, measured_peaks
 
@@ -93,12 +90,13 @@ def fit_samples(folder: Path, machine: str) -> tuple[FittedProfile, FitEvidence,
     evidence = replace(kernels.evidence, warnings=(*kernels.evidence.warnings, _drift_note(drift)))
     tables = tuple(SourceTable(path=f"{SAMPLES}/{name}.jsonl", framework_version=str(facts.get("torch")),
                                num_rows=len(frame)) for name, frame in frames.items() if not frame.empty)
-    machine_fit = with_contention(fit_machine(folder, facts, peaks, source=source), kernels.contention, source=source)
+    machine_fit = with_contention(
+        fit_machine(folder, facts, peaks, source=source), contention_with_drift(kernels.contention, drift or 0.0), source=source)
     tables += machine_tables(folder, machine_fit, path=SAMPLES, version=str(facts.get("torch")))
     profile = FittedProfile(
         machine=machine, engine=ENGINE, kernels=kernels_with_drift(kernels.kernels, drift or 0.0), serving=None,
         host=engine_with_drift(host, drift or 0.0), machine_fit=machine_fit,
-        collectives=with_imported([error.curve for error in kernels.evidence.collective_errors], machine),
+        collectives=with_imported([error.curve for error in kernels.evidence.collective_errors], machine, facts),
         made_from=MadeFrom(package="tpplanner calibrate", version=str(facts.get("torch")), tables=tables, notice=_NOTICE))
     return profile, evidence, sheet
 

@@ -8,7 +8,7 @@ from tpplanner.cost.communication import wire_frac
 from tpplanner.domain.fit_evidence import FitEvidence
 from tpplanner.domain.fitted_drift import Drift, drift
 from tpplanner.domain.fitted_profile import FittedProfile
-from tpplanner.domain.hardware import CollectiveCurve, HardwareProfile
+from tpplanner.domain.hardware import IMPORTED, CollectiveCurve, HardwareProfile
 from tpplanner.errors import ProfileError
 from tpplanner.io.calibration_samples import sample_frame
 from tpplanner.io.fitted_files import decode_fitted, encode_fitted, fitted_name, read_fitted
@@ -37,7 +37,7 @@ def compared_sections(folder: Path, profile: FittedProfile, evidence: FitEvidenc
     try:
         rates = list(_rates(folder / "samples", profile, sheet, cache_bytes=float(facts["cache_bytes"])))
     except ProfileError as error:
-        rates, sheet = [Rate(f"not read: {error}", None, None, "")], None
+        rates = [Rate(f"not read: {error}", None, None, "")]
     return "\n".join([
         "", *datasheet_section(rates, None if sheet is None else sheet.title), "", *drift_section(*_drift(folder, profile)), "",
         *boundary_section(profile), "", *shape_section(evidence.residuals), ""])
@@ -63,6 +63,8 @@ def _rates(samples: Path, profile: FittedProfile, sheet: HardwareProfile | None,
         yield Rate(f"products in {dtype}", flop_s / TERA, None if given is None else given.value / TERA, "TFLOP/s")
     yield Rate("memory", peaks.bytes_s / GB, None if sheet is None else sheet.hbm_bytes_s.value / GB, "GB/s")
     for curve in profile.collectives:
+        if IMPORTED in curve.source:
+            continue
         size, busbw_bytes_s = _best_busbw(curve)
         within = sheet is not None and curve.tp <= (sheet.link_domain_gpus or sheet.gpus_per_node)
         link = sheet.intra_link.bandwidth_bytes_s.value / GB if sheet is not None and within else None

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tpplanner.domain.fitted_profile import SourceTable
-from tpplanner.domain.hardware import CollectiveCurve, Contention
+from tpplanner.domain.hardware import IMPORTED, CollectiveCurve, Contention
 from tpplanner.domain.machine_fit import MachineFit
 from tpplanner.io.calibration_samples import sample_frame
 from tpplanner.io.fitted_files import load_fitted
+from tpplanner.io.machine_names import machine_name
 
 if TYPE_CHECKING:
     from tpplanner.fit.calibration_kernels import Peaks
@@ -54,13 +55,19 @@ def with_contention(fit: MachineFit | None, contention: tuple[Contention, ...], 
     return MachineFit(source=source, contention=contention) if fit is None else replace(fit, contention=contention)
 
 
-def with_imported(measured: Sequence[CollectiveCurve], machine: str) -> tuple[CollectiveCurve, ...]:
-    """Add the packaged curves of degrees that could not be measured here; their source says where they come from."""
+def with_imported(
+    measured: Sequence[CollectiveCurve], machine: str, facts: Mapping[str, Any]
+) -> tuple[CollectiveCurve, ...]:
+    """Add the packaged curves of degrees that could not be measured here; their source says where they come from.
+
+    They are those of the machine's profile, or of its GPU where the profile has a name of its own.
+    """
     curves = {(curve.op, curve.tp): curve for curve in measured}
-    for engine in _IMPORTED:
-        fitted = load_fitted(machine, engine)
+    # Cores have no NVLink, whatever the profile is called.
+    for engine in () if facts["device"] == "cpu" else _IMPORTED:
+        fitted = load_fitted(machine, engine) or load_fitted(machine_name(facts), engine)
         for curve in () if fitted is None else fitted.collectives:
-            curves.setdefault((curve.op, curve.tp), replace(curve, source=f"not measured here, fitted-{engine}: {curve.source}"))
+            curves.setdefault((curve.op, curve.tp), replace(curve, source=f"{IMPORTED}, fitted-{engine}: {curve.source}"))
     return tuple(curves.values())
 
 

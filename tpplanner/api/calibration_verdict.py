@@ -52,7 +52,10 @@ class Verdict:
     by_model
         Throughput by model and degree, emulated degrees on their own.
     best_tp_right, num_ranked
-        Loads whose best degree by throughput per device was predicted, of those run at two degrees or more.
+        Loads whose best degree by throughput per device was predicted, of those run at two degrees or more. Each degree is one
+        replica that has the machine for itself: a higher one is best only where it is more than t times as fast.
+    gain_error_frac
+        Of the gain of a degree over the least one of the same load, which decides: mean absolute error.
     speedup_errors_frac
         Of overlap over the sequential loop with injected host time, one a model.
     num_failed
@@ -67,6 +70,7 @@ class Verdict:
     by_model: tuple[MeanError, ...]
     best_tp_right: int
     num_ranked: int
+    gain_error_frac: float | None
     speedup_errors_frac: tuple[float, ...]
     num_failed: int
 
@@ -90,6 +94,13 @@ def _best_tp(group: Sequence[Compared], side: str) -> int:
     return max(group, key=lambda c: getattr(c, side)["throughput_tok_s"] / c.case.tp).case.tp
 
 
+def _gain_errors_frac(load: Sequence[Compared]) -> Iterator[float]:
+    least = min(load, key=lambda c: c.case.tp)
+    for c in load:
+        if c is not least:
+            yield (1.0 + c.error_frac("throughput_tok_s")) / (1.0 + least.error_frac("throughput_tok_s")) - 1.0
+
+
 def _speedup_errors_frac(injected: Sequence[Compared]) -> Iterator[float]:
     found = {(c.case.model, c.case.loop): c for c in injected}
     for model in dict.fromkeys(name for name, _ in found):
@@ -109,7 +120,9 @@ def verdict(every: Sequence[Compared]) -> Verdict:
     for c in own:
         loads.setdefault(replace(c.case, tp=1), []).append(c)
     ranked = [load for load in loads.values() if len(load) > 1]
+    gains = [abs(error) for load in ranked for error in _gain_errors_frac(load)]
     return Verdict(
+        gain_error_frac=float(np.mean(gains)) if gains else None,
         throughput_error_frac=_mean_error_frac(own, "throughput_tok_s"), step_error_frac=_mean_error_frac(own, "step_s"),
         emulated_error_frac=_mean_error_frac([c for c in plain if c.case.emulated], "throughput_tok_s"),
         kv_blocks_error_frac=_mean_error_frac(plain, "num_kv_blocks"),

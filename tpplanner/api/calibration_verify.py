@@ -1,11 +1,12 @@
 """Calibration closed: predict the engine from the fitted pieces, run it, and set both side by side."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,12 +26,13 @@ from tpplanner.api.calibration_cases import (
 from tpplanner.api.calibration_verdict import Compared, verdict
 from tpplanner.api.engine_bench import task_times
 from tpplanner.domain.engine import LOOPS
+from tpplanner.domain.model import ModelSpec
 from tpplanner.domain.traffic import Traffic
 from tpplanner.engine.config import Delays, EngineConfig
 from tpplanner.engine.engine import Engine
 from tpplanner.engine.load import LoadedRun, run_load
 from tpplanner.engine.sampling_params import SamplingParams
-from tpplanner.errors import TpplannerError, WorkloadError
+from tpplanner.errors import OutputError, TpplannerError, WorkloadError
 from tpplanner.io.calibration_samples import ENGINE_DTYPES, PLANNER_DTYPES, TINY_MODEL, read_machine
 from tpplanner.io.fitted_files import fitted_name, read_fitted
 from tpplanner.io.fitted_write import check_output, write_profile
@@ -42,15 +44,16 @@ _TINY: Final = "tiny"
 _WARM_UP: Final = 4
 _REPEATS: Final = 3
 """Of every case on a CPU, in turns with the others of its load."""
+_MEMORY_FRAC: Final = 0.3
+"""Of the memory that engines which are up at once may take."""
 _GREEDY: Final = SamplingParams(temperature=0.0)
 
 
 def _measured(run: LoadedRun, case: Case, num_kv_blocks: int) -> dict[str, float]:
+    """What a run took; without the tasks of a step where the first sequences end before the last prompts are in."""
     times = task_times(run.steps, num_decode_seqs=case.num_seqs)
-    if times is None:
-        raise WorkloadError(f"no step decoded all {case.num_seqs} sequences at once; give a smaller --batch")
     done = run.completions
-    found = {name: float(getattr(times, name)) for name in _TASKS}
+    found = {} if times is None else {name: float(getattr(times, name)) for name in _TASKS}
     found |= {"throughput_tok_s": sum(len(c.output_ids) for c in done) / run.duration_s,
               "tpot_s": float(np.mean([(c.finish_s - c.first_token_s) / (len(c.output_ids) - 1) for c in done])),
               "ttft_s": float(np.mean([c.first_token_s - c.arrival_s for c in done])), "num_kv_blocks": float(num_kv_blocks)}
@@ -183,29 +186,56 @@ def verified(
     ------
     TpplannerError
         If the machine was not fitted, a model cannot be read, every case fails, or a file cannot be written.
+    KeyboardInterrupt
+        After Ctrl-C; the files then hold the cases that were done.
     """
     from tpplanner.report.verify_text import comparison_csv, runs_csv
 
     check_output(root, name, FILES, overwrite=overwrite)
     facts = read_machine(root / name / SAMPLES)
     machine = Machine(root / name, read_fitted(root / name / fitted_name(ENGINE)), device=facts["device"],
-                      num_gpus=int(facts.get("num_gpus") or 1))
+                      num_gpus=_counted_gpus(facts))
     dtype = PLANNER_DTYPES[machine.device]
     specs = {model: load_model(model, dtype=dtype) for model in _folders(asked.models or (_TINY,), root / name / "tiny-model")}
     every: list[Compared] = []
-    for model, spec in specs.items():
-        found = list(groups(machine, model, spec, asked))
-        # Several engines share a CPU's memory easily; each of a GPU's takes all that there is.
-        for together in [found] if machine.device == "cpu" else [[group] for group in found]:
-            for one in run_groups(machine, together):
+
+    def written() -> tuple[Path, ...]:
+        rows = [_row(one) for one in every]
+        texts = (comparison_csv(rows), runs_csv(rows, machine=name, dtype=dtype, max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS))
+        files = {file: text.encode() for file, text in zip(FILES, texts, strict=True)}
+        return write_profile(root, name, files, overwrite=overwrite)
+
+    try:
+        for model, spec in specs.items():
+            for one in _of_model(machine, model, spec, asked):
                 every.append(one)
                 report(_row(one))
+    except KeyboardInterrupt:
+        # What was measured stays.
+        if any(not one.failure for one in every):
+            written()
+        raise
     if all(one.failure for one in every):
         raise WorkloadError(f"calibrate verify: all {len(every)} cases failed; the first one: {every[0].failure}")
-    rows = [_row(one) for one in every]
-    texts = (comparison_csv(rows), runs_csv(rows, machine=name, dtype=dtype, max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS))
-    files = {file: text.encode() for file, text in zip(FILES, texts, strict=True)}
-    return asdict(verdict(every)), write_profile(root, name, files, overwrite=overwrite)
+    return asdict(verdict(every)), written()
+
+
+def _of_model(machine: Machine, model: str, spec: ModelSpec, asked: Asked) -> Iterator[Compared]:
+    """Compare the cases of one model, with all their engines up at once where they fit."""
+    found = list(groups(machine, model, spec, asked))
+    # A CPU's memory holds several engines of a small model, each with its embedding and its LM head twice; on a GPU the first
+    # one takes all that there is.
+    needed_bytes = 3 * len(found) * spec.num_params * spec.precision.base.num_bytes
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    side_by_side = machine.device == "cpu" and needed_bytes < _MEMORY_FRAC * memory_bytes
+    for together in [found] if side_by_side else [[group] for group in found]:
+        yield from run_groups(machine, together)
+
+
+def _counted_gpus(facts: Mapping[str, Any]) -> int:
+    """GPUs whose energy the meter sums up: all that the driver shows, whichever of them this process may use."""
+    shown = facts.get("topology", {}).get("num_gpus")
+    return shown if isinstance(shown, int) and shown > 0 else int(facts.get("num_gpus") or 1)
 
 
 def _row(one: Compared) -> dict[str, object]:
@@ -219,6 +249,10 @@ def _folders(models: Sequence[str], tiny: Path) -> Iterator[str]:
 
 def tiny_model(folder: Path) -> str:
     """Write the config.json of the small random model, and return its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(TINY_MODEL), encoding="utf-8")
+    path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(TINY_MODEL), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror}") from None
     return str(folder)

@@ -7,7 +7,7 @@ import numpy as np
 from tpplanner.api.loaded import fitted_of, hardware_of
 from tpplanner.cost.communication import collective_s
 from tpplanner.domain.fitted_profile import apply_kernels
-from tpplanner.domain.hardware import CollectiveOp, HardwareProfile
+from tpplanner.domain.hardware import IMPORTED, CollectiveOp, HardwareProfile
 from tpplanner.engine.config import Emulation
 from tpplanner.errors import ProfileError
 
@@ -39,9 +39,11 @@ def emulation_of(hardware: HardwareProfile, tp: int) -> Emulation:
     'emulated: one rank of 2, collectives are delays of l4 (links of its datasheet)'
     """
     measured = [op.value for op in CollectiveOp if _is_measured(hardware, op, tp)]
-    how = "measured curves" if len(measured) == len(CollectiveOp) else "links of its datasheet"
+    imported = any(IMPORTED in curve.source for curve in hardware.collectives)
+    curves = "packaged curves, not measured here" if imported else "measured curves"
+    how = curves if len(measured) == len(CollectiveOp) else "links of its datasheet"
     if 0 < len(measured) < len(CollectiveOp):
-        how = f"measured: {', '.join(measured)}; else links of its datasheet"
+        how = f"{curves}: {', '.join(measured)}; else links of its datasheet"
 
     def points(op: CollectiveOp) -> tuple[tuple[float, float], ...]:
         times_s = np.broadcast_to(collective_s(hardware, op, tp=tp, size_bytes=np.array(SIZES_BYTES)), len(SIZES_BYTES))
@@ -51,10 +53,11 @@ def emulation_of(hardware: HardwareProfile, tp: int) -> Emulation:
 
 
 def _is_measured(hardware: HardwareProfile, op: CollectiveOp, tp: int) -> bool:
-    """Whether the time inside a link domain is that of a curve, or between the curves of two degrees."""
-    inside = min(tp, hardware.link_domain_gpus or hardware.gpus_per_node)
+    """Whether the time is that of a curve, or between the curves of two degrees; beyond a link domain it is not."""
+    if tp > (hardware.link_domain_gpus or hardware.gpus_per_node):
+        return False
     degrees = [curve.tp for curve in hardware.collectives if curve.op is op]
-    return bool(degrees) and min(degrees) <= inside <= max(degrees)
+    return bool(degrees) and min(degrees) <= tp <= max(degrees)
 
 
 def emulation_on(machine: str, tp: int, *, fit: str | None = None) -> Emulation:

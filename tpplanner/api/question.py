@@ -175,7 +175,6 @@ def question(**asked: Unpack[Asked]) -> Question:
     model = given if isinstance(given, ModelSpec) else load_model(
         given, dtype=asked.get("dtype"), kv_cache_dtype=asked.get("kv_cache_dtype"))
     hardware, engine = _engine_of(asked, machine, model)
-    hardware = with_busy(hardware, num_gpus or hardware.gpus_per_node)
     targets = Targets(ttft_s=_seconds(asked.get("ttft_ms")), tpot_s=_seconds(asked.get("tpot_ms")))
     built = Question(
         model=model, hardware=hardware, engine=engine, num_gpus=num_gpus or hardware.gpus_per_node,
@@ -189,4 +188,7 @@ def question(**asked: Unpack[Asked]) -> Question:
         num_gpu_blocks=asked.get("num_gpu_blocks"),
         max_tp=asked.get("max_tp"), price_usd_h=asked.get("price_usd_h"), num_gpus_given=num_gpus is not None,
     )
-    return built if num_gpus is not None else sized(built)
+    if num_gpus is None:
+        # With every device of a node at work no number is too small; the plan then counts those that it has.
+        built = replace(sized(replace(built, hardware=with_busy(hardware, hardware.gpus_per_node))), hardware=hardware)
+    return replace(built, hardware=with_busy(hardware, built.num_gpus))

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from tpplanner.domain.checks import check_count
 from tpplanner.domain.kernels import Kernels
@@ -17,6 +18,10 @@ class CollectiveOp(StrEnum):
     ALL_REDUCE = "all_reduce"
     ALL_GATHER = "all_gather"
     ALL_TO_ALL = "all_to_all"
+
+
+IMPORTED: Final = "not measured here"
+"""Stands in the source of a curve that a calibration took from another fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

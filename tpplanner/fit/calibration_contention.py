@@ -13,6 +13,7 @@ from tpplanner.fit.kernel_operators import FloatArray, Operator
 
 _LEAST_SHARE: Final = 0.05
 _MIN_CASES: Final = 6
+_NEAR: Final = 1e-4
 _NAMES: Final = ("compute_frac", "memory_frac")
 
 AtShares = Callable[[float, float], Operator[Any]]
@@ -87,6 +88,7 @@ def _shares(
     variance = float(np.mean(np.minimum(fit.fun**2, 0.25))) * seen.size / max(seen.size - 2, 1)
     errors = np.sqrt(np.maximum(np.diag(np.linalg.pinv(jacobian.T @ jacobian)), 0.0) * variance)
     return Contention(num_busy=num_busy, **{
-        name: Quantity(value=float(value), unit="1", provenance=Provenance.FITTED, source=source,
+        # The search ends a hair inside its bound.
+        name: Quantity(value=1.0 if value > 1.0 - _NEAR else float(value), unit="1", provenance=Provenance.FITTED, source=source,
                        std_error=min(float(error), 1.0), num_samples=seen.size)
         for name, value, error in zip(_NAMES, fit.x, errors, strict=True)})

@@ -1,7 +1,7 @@
 """How much a machine's speed moves between passes over the same cases, and standard errors that know of it."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from tpplanner.domain.engine import TaskCost
 from tpplanner.domain.engine_fit import TASKS, EngineFit
+from tpplanner.domain.hardware import Contention
 from tpplanner.domain.kernels import Kernels
 from tpplanner.domain.quantity import Provenance, Quantity
 
@@ -20,7 +21,7 @@ _KINDS: Final = ("gemm", "decode_attention", "prefill_attention", "moe")
 
 
 def pass_factors(rows: pd.DataFrame) -> tuple[float, ...]:
-    """Return the speed of each pass over one benchmark's cases: the mean log of its times over the mean of all passes.
+    """Return the speed of each pass over one benchmark's cases: the median log of its times over the mean of all passes.
 
     Parameters
     ----------
@@ -72,6 +73,12 @@ def kernels_with_drift(kernels: Kernels, drift: float) -> Kernels:
                 for dtype, kernel in group.items()}
 
     return replace(kernels, **{kind: wider(getattr(kernels, kind)) for kind in _KINDS})
+
+
+def contention_with_drift(contention: Sequence[Contention], drift: float) -> tuple[Contention, ...]:
+    """Return the shares with errors that another calibration's difference is drawn from, too."""
+    return tuple(replace(c, compute_frac=_wider(c.compute_frac, drift), memory_frac=_wider(c.memory_frac, drift))
+                 for c in contention)
 
 
 def engine_with_drift(fit: EngineFit, drift: float) -> EngineFit:

@@ -24,22 +24,30 @@ def layer_bytes(rows: pd.DataFrame) -> FloatArray:
     return (rows["num_tok"] * elements * rows["dtype"].map(ELEMENT_BYTES)).to_numpy(dtype=float)
 
 
-def _task(times: pd.DataFrame, source: str) -> TaskCost:
-    """One task over the batch, and where several degrees were measured over log2 t."""
+def _task(times: pd.DataFrame, source: str, *, scale_s: FloatArray | None = None) -> TaskCost:
+    """One task over the batch, and where several degrees were measured over log2 t; errors relative to ``scale_s`` [s]."""
     num_seqs, log2_tp = (times[name].to_numpy(dtype=float) for name in ("num_seqs", "log2_tp"))
     parts = {"fixed_s": np.ones(len(times)), "per_seq_s": num_seqs}
     if log2_tp.any():
         parts |= {"per_log2_tp_s": log2_tp, "per_seq_per_log2_tp_s": num_seqs * log2_tp}
-    return TaskCost(**fit_parts(parts, times["latency_s"].to_numpy(dtype=float), source=source))
+    return TaskCost(**fit_parts(parts, times["latency_s"].to_numpy(dtype=float), source=source, scale_s=scale_s))
 
 
 def _host_tasks(host: pd.DataFrame, source: str) -> dict[str, TaskCost]:
     wide = host.pivot_table(index=["loop", "tp", "num_seqs"], columns="task", values="latency_s").reset_index()
     wide["log2_tp"] = np.log2(wide["tp"])
     sequential, overlap = (wide[wide["loop"] == loop] for loop in ("sequential", "overlap"))
+    for loop, rows in (("sequential", sequential), ("overlap", overlap)):
+        if rows.empty:
+            reject(ProfileError, "host", f"have samples of the {loop} loop; tpplanner calibrate goes on", 0, source)
     tasks = {name: _task(sequential.assign(latency_s=sequential[list(parts)].sum(axis=1)), source)
              for name, parts in _TASKS.items()}
-    return tasks | {"exposed": _task(overlap.assign(latency_s=overlap["exposed"]), source), "restart": _restart(wide, source)}
+    return tasks | {"exposed": _exposed(overlap, source), "restart": _restart(wide, source)}
+
+
+def _exposed(overlap: pd.DataFrame, source: str) -> TaskCost:
+    """What the device waits for; relative to its whole step, since it may be nothing."""
+    return _task(overlap.assign(latency_s=overlap["exposed"]), source, scale_s=overlap["device"].to_numpy(dtype=float))
 
 
 def _restart(wide: pd.DataFrame, source: str) -> TaskCost:
@@ -53,6 +61,8 @@ def _restart(wide: pd.DataFrame, source: str) -> TaskCost:
 
 
 def _sampling(rows: pd.DataFrame, source: str) -> TaskCost:
+    if rows.empty:
+        reject(ProfileError, "sampling", "have samples of every policy; tpplanner calibrate goes on", 0, source)
     num_rows, vocab = (rows[name].to_numpy(dtype=float) for name in ("num_rows", "vocab_size"))
     parts = {"fixed_s": np.ones(len(rows)), "per_seq_s": num_rows, "per_seq_per_vocab_tok_s": num_rows * vocab}
     return TaskCost(**fit_parts(parts, rows["latency_s"].to_numpy(dtype=float), source=source))

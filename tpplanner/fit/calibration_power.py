@@ -77,7 +77,7 @@ def _shares(design: FloatArray, above_w: FloatArray, errors_w: FloatArray, span_
     from scipy.optimize import lsq_linear
 
     target = above_w / span_w
-    values = lsq_linear(design, target, bounds=(0.0, 1.0)).x
+    values = lsq_linear(design, target, bounds=(0.0, 1.0), method="bvls").x
     residual = target - design @ values
     inverse = np.linalg.pinv(design)
     covariance = inverse @ np.diag((errors_w / span_w) ** 2) @ inverse.T

@@ -105,9 +105,6 @@ def _bounded(profile: FittedProfile) -> Iterator[tuple[str, Quantity]]:
     """Yield what is not a kernel's and cannot be below 0; kernels have bounds of their own, and notes."""
     of_kernels = ("gemm.", "decode_attention.", "prefill_attention.", "moe.")
     yield from ((name, q) for name, q in coefficients(profile).items() if not name.startswith(of_kernels))
-    power = None if profile.machine_fit is None else profile.machine_fit.power
-    if power is not None:
-        yield from ((f"power.{name}", getattr(power, name)) for name in ("busy_frac", "memory_frac", "compute_frac"))
 
 
 def shape_section(every: Sequence[KernelResiduals]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 TIMES = ("schedule_s", "prepare_input_s", "forward_s", "sampling_s", "process_output_s", "step_s", "tpot_s", "ttft_s")
 _SHORT = ("T1", "T2", "T3", "T4", "T5", "step", "TPOT", "TTFT")
@@ -32,15 +32,14 @@ def line(row: Row) -> str:
     predicted, measured = _sides(row)
     error = predicted["throughput_tok_s"] / measured["throughput_tok_s"] - 1.0
     # A prediction of energy that nothing can judge is in verify.csv only.
-    names = [name for name in _FIGURES if name in measured]
+    names = frozenset(name for name in _FIGURES if name in measured)
     below = f"  emulated: one rank of {row['tp']}" if row["emulated"] else ""
     return (f"{case}predicted {_shown(predicted, names)}\n"
             f"{below:<{len(case)}}measured  {_shown(measured, names)} {error:>+6.0%}")
 
 
-def _shown(side: Mapping[str, float], names: Sequence[str]) -> str:
-    figures = [_cell(name, side[name]) for name in names]
-    return " ".join(f"{figure:>6}" for figure in [*figures, *["-"] * (len(_FIGURES) - len(names))])
+def _shown(side: Mapping[str, float], names: Set[str]) -> str:
+    return " ".join(f"{_cell(name, side[name]) if name in names else '-':>6}" for name in _FIGURES)
 
 
 def _cell(name: str, value: float) -> str:
@@ -78,7 +77,8 @@ def _verdict_lines(verdict: Mapping[str, object]) -> Iterator[str]:
     speedups = verdict["speedup_errors_frac"]
     assert isinstance(speedups, Sequence)
     shown = ", ".join(f"{_number(e):+.1%}" for e in speedups) or "none measured"
-    ranked = f"{verdict['best_tp_right']} of {verdict['num_ranked']}" if verdict["num_ranked"] else "one degree only"
+    ranked = (f"{verdict['best_tp_right']} of {verdict['num_ranked']} (one replica each, throughput per device), gain over the "
+              f"least degree {_share(verdict['gain_error_frac'])}") if verdict["num_ranked"] else "one degree only"
     yield (f"mean absolute error: throughput {_share(verdict['throughput_error_frac'])}, decode step "
            f"{_share(verdict['step_error_frac'])}; best degree ranked right: {ranked}; predicted speed-up of overlap "
            f"with injected host time against measured: {shown}")
