@@ -197,7 +197,7 @@ def test_delays_are_those_of_the_cost_model(tp):
 
 def test_the_label_says_where_the_delays_come_from():
     for machine, fit, told in (("l4", None, "l4 (links of its datasheet)"), ("l40s", "vllm", "l40s (measured curves)"),
-                               ("h200", None, "h200 (measured: all_reduce; else links of its datasheet)")):
+                               ("h200", None, "h200 (measured curves: all_reduce; else links of its datasheet)")):
         assert emulation_on(machine, 4, fit=fit).label == f"emulated: one rank of 4, collectives are delays of {told}"
     assert emulation_on("l40s", 4, fit="vllm").all_reduce != emulation_on("l40s", 4).all_reduce
 

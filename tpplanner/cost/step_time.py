@@ -24,10 +24,10 @@ from tpplanner.domain.model import ModelSpec
 from tpplanner.domain.step import Batch, StepTime
 
 
-def _always_exposed_s(engine: EngineProfile, num_seqs: FloatOrArray) -> FloatOrArray:
+def _always_exposed_s(engine: EngineProfile, *, tp: FloatOrArray, num_seqs: FloatOrArray) -> FloatOrArray:
     """What overlapping costs, or what serving runs found exposed beside the tasks [s]."""
     overhead: FloatOrArray = engine.overlap_overhead_s.value if engine.switches.async_sched else 0.0
-    return overhead if engine.exposed is None else overhead + task_s(engine.exposed, tp=1.0, num_seqs=num_seqs)
+    return overhead if engine.exposed is None else overhead + task_s(engine.exposed, tp=tp, num_seqs=num_seqs)
 
 
 @lru_cache(maxsize=256)
@@ -117,6 +117,6 @@ def step_of(
     return StepTime(
         linear_s=linear, attention_s=attention, elementwise_s=elementwise, launch_s=launch + zero, comm_s=comm,
         sampling_s=t4, schedule_s=t1 + zero, prepare_input_s=t2 + zero, process_output_s=t5 + zero,
-        overlap_overhead_s=_always_exposed_s(engine, num_seqs) + zero,
+        overlap_overhead_s=_always_exposed_s(engine, tp=tp, num_seqs=num_seqs) + zero,
         hidden_s=hidden,
     )

@@ -42,22 +42,38 @@ def _host_tasks(host: pd.DataFrame, source: str) -> dict[str, TaskCost]:
             reject(ProfileError, "host", f"have samples of the {loop} loop; tpplanner calibrate goes on", 0, source)
     tasks = {name: _task(sequential.assign(latency_s=sequential[list(parts)].sum(axis=1)), source)
              for name, parts in _TASKS.items()}
-    return tasks | {"exposed": _exposed(overlap, source), "restart": _restart(wide, source)}
+    return tasks | {"exposed": _exposed(wide, source), "restart": _restart(wide, source)}
 
 
-def _exposed(overlap: pd.DataFrame, source: str) -> TaskCost:
-    """What the device waits for; relative to its whole step, since it may be nothing."""
-    return _task(overlap.assign(latency_s=overlap["exposed"]), source, scale_s=overlap["device"].to_numpy(dtype=float))
+def _exposed(wide: pd.DataFrame, source: str) -> TaskCost:
+    """What the device waits for under overlap, and over t what it takes longer since the host works beside it.
+
+    On a CPU the ranks of a higher degree leave the driver no core of its own: what it does meanwhile it takes from one of them,
+    and the others wait for that one.
+    """
+    both = _both_loops(wide)
+    longer_s = np.where(both["tp"] > 1, both["device_overlap"] - both["device_sequential"], 0.0)
+    # Relative to the whole step: it may be nothing.
+    return _task(both.assign(latency_s=np.maximum(both["exposed_overlap"] + longer_s, 0.0)), source,
+                 scale_s=both["device_overlap"].to_numpy(dtype=float))
 
 
 def _restart(wide: pd.DataFrame, source: str) -> TaskCost:
-    """What the device takes longer in a loop that lets it wait for the host than in one that does not."""
-    device = wide.pivot_table(index=["tp", "num_seqs"], columns="loop", values="device").dropna()
-    num_seqs = device.index.get_level_values("num_seqs").to_numpy(dtype=float)
-    whole_s = device["sequential"].to_numpy(dtype=float)
+    """What the device takes longer in a loop that lets it wait for the host; of t = 1, where nobody takes the host's core."""
+    both = _both_loops(wide).query("tp == 1")
+    if both.empty:
+        return TaskCost(**fit_parts(dict.fromkeys(("fixed_s", "per_seq_s"), np.ones(1)), np.zeros(1), source=source,
+                                    scale_s=np.ones(1)))
+    whole_s, num_seqs = (both[name].to_numpy(dtype=float) for name in ("device_sequential", "num_seqs"))
     # Relative to the whole step: where both loops take alike, the difference is noise.
-    parts = {"fixed_s": np.ones(len(device)), "per_seq_s": num_seqs}
-    return TaskCost(**fit_parts(parts, whole_s - device["overlap"].to_numpy(dtype=float), source=source, scale_s=whole_s))
+    parts = {"fixed_s": np.ones(len(both)), "per_seq_s": num_seqs}
+    return TaskCost(**fit_parts(parts, whole_s - both["device_overlap"].to_numpy(dtype=float), source=source, scale_s=whole_s))
+
+
+def _both_loops(wide: pd.DataFrame) -> pd.DataFrame:
+    """Cases that were measured in both loops, with the times of each."""
+    return wide[wide["loop"] == "overlap"].merge(
+        wide[wide["loop"] == "sequential"], on=["tp", "num_seqs", "log2_tp"], suffixes=("_overlap", "_sequential"))
 
 
 def _sampling(rows: pd.DataFrame, source: str) -> TaskCost:
