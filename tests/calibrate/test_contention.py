@@ -10,12 +10,14 @@ from tpplanner.api import recommend
 from tpplanner.domain.contention import shares, with_busy
 from tpplanner.domain.hardware import Contention
 from tpplanner.domain.kernels import GemmKernel, Kernels
+from tpplanner.domain.machine_fit import MachineFit
 from tpplanner.domain.quantity import Provenance, Quantity
 from tpplanner.errors import ProfileError
 from tpplanner.fit.calibration_contention import alone, fit_contention, slowdowns
 from tpplanner.fit.calibration_drift import kernels_with_drift, machine_drift, pass_factors
 from tpplanner.fit.kernel_operators import gemm_operator
 from tpplanner.io.profile_hardware import load_hardware
+from tpplanner.report.machine_fit_text import machine_sections
 
 FLOP_S, BYTES_S = 80e9, 20e9
 
@@ -148,3 +150,11 @@ def test_errors_contain_the_drift_and_what_no_sample_moves_with_has_one_as_large
     assert wider.sharpness.std_error == 12.0
     # A figure that was not fitted has no error to add to.
     assert wider.compute_frac == one.compute_frac
+
+
+def test_the_report_shows_what_each_device_keeps():
+    none = pd.DataFrame()
+    fit = MachineFit(source="x", contention=(contention(2, 0.9, 0.75),))
+    lines = list(machine_sections(fit, power=none, copies=none, launch=none))
+    assert "| 2 | 90 | 75 |" in lines
+    assert any("its own rates" in line for line in machine_sections(None, power=none, copies=none, launch=none))

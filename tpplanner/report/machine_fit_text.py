@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from tpplanner.domain.hardware import Power
+from tpplanner.domain.hardware import Contention, Power
 from tpplanner.domain.machine_fit import HostLinkFit, MachineFit
 from tpplanner.domain.quantity import Quantity
 from tpplanner.units import US
@@ -17,6 +17,8 @@ def machine_sections(
     fit: MachineFit | None, *, power: pd.DataFrame, copies: pd.DataFrame, launch: pd.DataFrame
 ) -> Iterator[str]:
     """Yield the lines; frames are of ``io.calibration_samples.sample_frame`` and may be empty."""
+    yield from ("", "## Devices that share a memory", "")
+    yield from _contention(() if fit is None else fit.contention)
     yield from ("", "## Power", "")
     yield from _power(None if fit is None else fit.power, power)
     yield from ("", "## Copies between host and device", "")
@@ -24,6 +26,16 @@ def machine_sections(
     yield from ("", "## Launches", "")
     yield from _launches(launch)
     yield ""
+
+
+def _contention(contention: tuple[Contention, ...]) -> Iterator[str]:
+    if not contention:
+        yield "Kernels were not timed with other devices at work: each device counts with its own rates."
+        return
+    yield from ("What each keeps of its own rates while so many work, +- standard error.", "")
+    yield from ("| devices at work | arithmetic % | bandwidth % |", "|---|---|---|")
+    for one in contention:
+        yield f"| {one.num_busy} | {_value(one.compute_frac, 100.0)} | {_value(one.memory_frac, 100.0)} |"
 
 
 def _value(quantity: Quantity, scale: float = 1.0, digits: int = 4) -> str:
