@@ -8,7 +8,7 @@ import torch
 
 from calibrate.machine import Nvml, last_level_cache_bytes
 from calibrate.samples import Case
-from calibrate.timing import Call, Piece, event_times_s, graph_times_s, host_times_s
+from calibrate.timing import Call, Piece, alone, event_times_s, graph_times_s, host_times_s
 from tpplanner.engine.linear import Linear
 from tpplanner.engine.model_config import EngineModel
 from tpplanner.io.calibration_samples import Sample
@@ -30,6 +30,7 @@ class Plan:
 
 _KEPT_SHAPES = 6
 
+
 class WrongAnswerError(Exception):
     """A benchmark's operation gives what it should not; its time would mean nothing."""
 
@@ -50,11 +51,7 @@ class Prepared:
     @property
     def on_host(self) -> Sequence[Piece]:
         """What to time on a CPU."""
-        return self.pieces or [(_nothing, self.call)]
-
-
-def _nothing(_: int) -> None:
-    """Nothing runs before."""
+        return self.pieces or alone(self.call)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -56,8 +56,8 @@ def measure(asked: list[Case], bench: Bench) -> Iterator[list[Sample]]:
             own = [case for case in asked if case["loop"] == loop and case["tp"] == tp]
             most = max(int(case["num_seqs"]) for case in own)
             config = EngineConfig(model=folder, tp=tp, load_format="dummy", switches=LOOPS[loop], max_num_seqs=most,
-                                  num_kv_blocks=most * 8, device=bench.device.type, num_threads=1, dtype=ENGINE_DTYPES[
-                                      bench.device.type])
+                                  num_kv_blocks=most * 8, device=bench.device.type, num_threads=1,
+                                  dtype=ENGINE_DTYPES[bench.device.type])
             with Engine(config) as engine:
                 for case in own:
                     batch = int(case["num_seqs"])

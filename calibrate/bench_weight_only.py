@@ -17,8 +17,8 @@ from calibrate.samples import Case
 from calibrate.timing import Call
 from tpplanner.engine.partition import partition
 
-_MOST_INT8_ROWS = 64
 __all__ = ["NAME", "available", "cases", "prepare"]
+_MOST_INT8_ROWS = 64
 FORMATS = ("int8_wo", "int4_wo")
 _GROUPS = (128, 64, 32)
 """Inputs that share a scale: the largest that divides the row."""

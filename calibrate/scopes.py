@@ -39,6 +39,8 @@ DEFAULT_MODELS: Final = {
     "cpu": ("HuggingFaceTB/SmolLM2-135M-Instruct",),
     "cuda": ("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen3-0.6B"),
 }
+
+
 def _dtypes(device: str, *, is_quick: bool, has_fp8: bool) -> tuple[str, ...]:
     """Formats of the products; the first is that of all else."""
     if device == "cpu":

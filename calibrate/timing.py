@@ -28,7 +28,7 @@ def host_times_s(
     call: Call | Sequence[Piece], *, budget_s: float, num_warmup: int = 3, least: int = 5, most: int = 200
 ) -> list[float]:
     """Time of each iteration on the host's clock [s]: as many as fit into ``budget_s``, within ``least`` and ``most``."""
-    pieces = [(_nothing, call)] if callable(call) else call
+    pieces = alone(call) if callable(call) else call
     for i in range(num_warmup):
         pieces_s(pieces, i)
     times: list[float] = []
@@ -38,8 +38,9 @@ def host_times_s(
     return times
 
 
-def _nothing(_: int) -> None:
-    """Nothing runs before."""
+def alone(call: Call) -> list[Piece]:
+    """Return a call before which nothing runs."""
+    return [(lambda _: None, call)]
 
 
 def event_times_s(call: Call, *, budget_s: float, num_warmup: int = 5, least: int = 10, most: int = 200) -> list[float]:

@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tpplanner.cost.kernels import gemm_kernel_s
 from tpplanner.cost.work import work_of
@@ -29,14 +27,17 @@ def noisy(times, seed=0):
     return np.asarray(times, dtype=float) * np.exp(np.random.default_rng(seed).normal(0.0, NOISE, len(times)))
 
 
-@given(fixed_us=st.floats(1, 500), per_seq_us=st.floats(0.05, 20), seed=st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None, derandomize=True)
-def test_a_line_is_found_again_within_four_standard_errors(fixed_us, per_seq_us, seed):
-    n = np.tile([1.0, 2, 4, 8, 16, 32, 64, 128], 6)
-    fit = fit_parts({"fixed_s": np.ones(n.size), "per_seq_s": n}, noisy(1e-6 * (fixed_us + per_seq_us * n), seed), source="x")
-    for name, true in (("fixed_s", fixed_us), ("per_seq_s", per_seq_us)):
-        # 40 draws of two coefficients: one beyond three standard errors is expected every second run.
-        assert abs(fit[name].value * 1e6 - true) <= 4.5 * fit[name].std_error * 1e6 + 1e-9
+def test_lines_are_found_again_within_three_standard_errors():
+    n, rng = np.tile([1.0, 2, 4, 8, 16, 32, 64, 128], 6), np.random.default_rng(0)
+    distances = []
+    for seed in range(100):
+        true = {"fixed_s": rng.uniform(1, 500) * 1e-6, "per_seq_s": rng.uniform(0.05, 20) * 1e-6}
+        fit = fit_parts({"fixed_s": np.ones(n.size), "per_seq_s": n}, noisy(true["fixed_s"] + true["per_seq_s"] * n, seed),
+                        source="x")
+        distances += [abs(fit[name].value - value) / fit[name].std_error for name, value in true.items()]
+    # 99.6 of 100 are expected; and errors that were much too large would hide all.
+    assert np.mean(np.asarray(distances) <= 3.0) >= 0.98
+    assert np.mean(np.asarray(distances) <= 1.0) == pytest.approx(0.68, abs=0.12)
 
 
 def test_a_part_that_is_not_there_is_zero_and_not_negative():

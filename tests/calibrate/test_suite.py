@@ -6,7 +6,6 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import pytest
 import torch
@@ -86,15 +85,16 @@ def test_what_runs_before_a_piece_is_not_timed():
     assert min(times) < 0.02
 
 
-def test_a_layer_timed_after_its_products_is_slower_than_in_a_loop(bench):
-    case = {"dtype": "fp32", "num_tok": 1, "hidden_size": 512, "num_heads": 8, "num_kv_heads": 8, "head_dim": 64,
-            "num_columns": 2048}
+def test_a_layer_is_timed_in_its_parts_each_after_a_product(bench):
+    case = {"dtype": "fp32", "num_tok": 4, "hidden_size": 64, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16,
+            "num_columns": 96}
     with torch.no_grad():
         prepared = bench_layer.prepare(case, bench)
-        assert len(prepared.pieces) == 4
-        in_loop, in_place = (median(host_times_s(what, budget_s=0.2)) for what in (prepared.call, prepared.pieces))
-    # Measured 1.5 to 3 times; a shared machine blurs it.
-    assert in_place > 0.9 * in_loop
+        # The rows that come out of down, QKV, out, gate-up.
+        assert [before(0).shape[1] for before, _ in prepared.pieces] == [64, (4 + 2 * 2) * 16, 64, 2 * 96]
+        shapes = [None if (out := call(0)) is None else tuple(out.shape) for _, call in prepared.pieces]
+    # Norm, cache write, norm, gating.
+    assert shapes == [(4, 64), None, (4, 64), (4, 96)]
 
 
 def test_neighbours_work_and_rest(bench):
@@ -103,9 +103,10 @@ def test_neighbours_work_and_rest(bench):
         (process,) = neighbours._processes
         for _ in range(2):
             neighbours.work(bench_gemm.NAME, case)
-            before_s = cpu_time_s(process.pid)
-            time.sleep(0.3)
-            assert cpu_time_s(process.pid) - before_s > 0.1
+            before_s, end_s = cpu_time_s(process.pid), time.monotonic() + 20
+            while cpu_time_s(process.pid) - before_s < 0.05 and time.monotonic() < end_s:
+                time.sleep(0.05)
+            assert cpu_time_s(process.pid) - before_s >= 0.05
             neighbours.rest()
             before_s = cpu_time_s(process.pid)
             time.sleep(0.3)
